@@ -1,0 +1,110 @@
+// Package strictjson reads JSON the one way that leaves no room for two
+// readings, and writes the one canonical form of it.
+//
+// encoding/json takes the last of two equal names, matches names whatever their
+// case, and repairs broken UTF-8, so that two parties can see two documents in
+// the same bytes. Whatever strangers send is read here instead. The package
+// does not limit sizes: whoever reads the bytes does.
+package strictjson
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// MaxDepth is how deep objects and arrays may nest.
+const MaxDepth = 32
+
+var errDepth = fmt.Errorf("nested more than %d deep", MaxDepth)
+
+// Decode reads data, which must be exactly one JSON value, into v. Names match
+// letter by letter; names that v does not know, repeated names, invalid UTF-8,
+// trailing data and nesting deeper than [MaxDepth] are errors.
+func Decode(data []byte, v any) error {
+	return decode(data, v, json.RejectUnknownMembers(true))
+}
+
+// DecodeKnown is [Decode], except that names which v does not know are skipped.
+// It is for documents that others may extend, such as tokens and metadata.
+func DecodeKnown(data []byte, v any) error { return decode(data, v) }
+
+func decode(data []byte, v any, opts ...json.Options) error {
+	if err := checkDepth(data); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v, opts...); err != nil {
+		return fmt.Errorf("json: %w", tidy(err))
+	}
+	return nil
+}
+
+// Canonical returns data in the form of RFC 8785 (JSON Canonicalization
+// Scheme), leaving data as it is. It refuses what [Decode] refuses.
+func Canonical(data []byte) ([]byte, error) {
+	if err := checkDepth(data); err != nil {
+		return nil, err
+	}
+	v := jsontext.Value(data).Clone()
+	if err := v.Canonicalize(); err != nil {
+		return nil, fmt.Errorf("json: %w", tidy(err))
+	}
+	return v, nil
+}
+
+// Encode returns v as JSON in the form of RFC 8785. Texts that are not UTF-8 are
+// an error.
+func Encode(v any) ([]byte, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("json: %w", tidy(err))
+	}
+	return Canonical(data)
+}
+
+// AppendString appends s as a JSON string in the form of RFC 8785. Invalid
+// UTF-8 in s is replaced by U+FFFD.
+func AppendString(b []byte, s string) []byte {
+	b, _ = jsontext.AppendQuote(b, s) // the error only reports the replacement
+	return b
+}
+
+// checkDepth counts brackets outside strings. It runs before any parser does,
+// so that no stranger chooses how deep a parser recurses.
+func checkDepth(data []byte) error {
+	depth, inString := 0, false
+	for i := 0; i < len(data); i++ {
+		switch c := data[i]; {
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString = !inString
+		case inString:
+		case c == '{' || c == '[':
+			if depth++; depth > MaxDepth {
+				return errDepth
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return nil
+}
+
+// tidy drops the parts of an error that name Go types: they say nothing to
+// whoever wrote the document.
+func tidy(err error) error {
+	if s := (*json.SemanticError)(nil); errors.As(err, &s) {
+		where := string(s.JSONPointer)
+		if where == "" {
+			where = "/"
+		}
+		if s.Err != nil {
+			return fmt.Errorf("at %s: %w", where, s.Err)
+		}
+		return fmt.Errorf("at %s: a JSON %s does not fit here", where, s.JSONKind)
+	}
+	return err
+}
