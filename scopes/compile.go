@@ -1,0 +1,544 @@
+package scopes
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/stint-dev/stint/scopes/grant"
+)
+
+const star = "*"
+
+// Policy is all mappings, compiled. It is immutable and safe for concurrent use.
+type Policy struct {
+	version   string
+	resources map[string]*resource
+	index     index
+	providers map[string]*grant.Schema
+}
+
+// resource is one compiled mapping.
+type resource struct {
+	id          string
+	version     string
+	maxLifetime time.Duration
+	scopes      map[string]*scope
+	tools       map[string]*tool
+	rules       []*rule
+	conditions  *conditions
+}
+
+type scope struct {
+	number  uint32 // in the index
+	name    string
+	access  Access
+	vend    []vend
+	forward []forward
+}
+
+// vend is what a scope is worth at one provider.
+type vend struct {
+	provider string
+	grant    grant.Grant // if nothing in it depends on the request
+	template any         // else this, to be filled in
+}
+
+// forward is what a scope is worth at another resource.
+type forward struct {
+	resource string
+	scopes   []string
+}
+
+type tool struct {
+	scopes    []string
+	narrow    map[string]any // by provider: an object of dimensions, with templates
+	arguments map[string]string
+}
+
+// rule is one compiled rule.
+type rule struct {
+	ref       string // file:line, for the record
+	to        *To
+	scopes    []*scope // that it allows
+	subjects  map[string]bool
+	claims    map[string]string
+	condition int // in the resource's conditions; -1: none
+	approval  bool
+}
+
+// compiler gathers everything that is wrong before it gives up.
+type compiler struct {
+	world    World
+	policy   *Policy
+	problems Problems
+	groups   map[string]bool
+	issuers  map[string]bool
+}
+
+func (c *compiler) failf(at Pos, format string, args ...any) {
+	c.problems = append(c.problems, Problem{at, fmt.Sprintf(format, args...)})
+}
+
+// Compile checks the mappings against the world and builds the policy. The error
+// is a [Problems] with everything that is wrong: unknown names, rules that can
+// never match, scopes that nobody can get, conditions that do not fit their
+// schema, grants that their provider cannot express.
+func Compile(mappings []*Mapping, world World) (*Policy, error) {
+	c := &compiler{
+		world:   world,
+		policy:  &Policy{resources: make(map[string]*resource), providers: world.Providers},
+		groups:  set(world.Groups),
+		issuers: set(world.Issuers),
+	}
+	c.ceilings()
+	for _, m := range mappings {
+		c.mapping(m)
+	}
+	for _, m := range mappings {
+		if r := c.policy.resources[m.Resource.Value]; r != nil {
+			c.forwards(m)
+		}
+	}
+	if len(c.problems) == 0 {
+		c.policy.buildIndex()
+		for _, m := range mappings {
+			c.reachable(m)
+		}
+	}
+	if len(c.problems) > 0 {
+		slices.SortStableFunc(c.problems, func(a, b Problem) int {
+			return cmp.Or(cmp.Compare(a.Pos.File, b.Pos.File), a.Pos.Line-b.Pos.Line, a.Pos.Column-b.Pos.Column)
+		})
+		return nil, c.problems
+	}
+	c.policy.version = digest(slices.Collect(func(yield func([]byte) bool) {
+		for _, id := range slices.Sorted(maps.Keys(c.policy.resources)) {
+			if !yield([]byte(id)) || !yield([]byte(c.policy.resources[id].version)) {
+				return
+			}
+		}
+	}))
+	return c.policy, nil
+}
+
+// digest is the version of some content: 16 hexadecimal digits of a SHA-256
+// over the pieces, each behind its length.
+func digest(pieces [][]byte) string {
+	h := sha256.New()
+	for _, p := range pieces {
+		fmt.Fprintf(h, "%d:", len(p))
+		h.Write(p)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+func set(list []string) map[string]bool {
+	m := make(map[string]bool, len(list))
+	for _, s := range list {
+		m[s] = true
+	}
+	return m
+}
+
+// CheckResource reports whether s can identify a resource: an absolute URI with
+// a host or path and without fragment (RFC 8707 section 2).
+func CheckResource(s string) error {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || len(s) > 512:
+		return fmt.Errorf("%q is no URI of at most 512 bytes", s)
+	case u.Scheme == "" || u.Host == "" && u.Opaque == "":
+		return fmt.Errorf("%q is no absolute URI", s)
+	case strings.Contains(s, "#"):
+		return fmt.Errorf("%q has a fragment, which a resource has not", s)
+	case u.User != nil:
+		return fmt.Errorf("%q names a user, which a resource does not", s)
+	}
+	return nil
+}
+
+func (c *compiler) mapping(m *Mapping) {
+	if err := CheckResource(m.Resource.Value); err != nil {
+		c.failf(cmp.Or(m.Resource.Pos, m.Pos), "resource: %v", err)
+		return
+	}
+	if other := c.policy.resources[m.Resource.Value]; other != nil {
+		c.failf(m.Resource.Pos, "resource %s has a mapping already", m.Resource.Value)
+		return
+	}
+	r := &resource{
+		id: m.Resource.Value, version: digest(m.Content), maxLifetime: m.MaxLifetime.Duration,
+		scopes: make(map[string]*scope, len(m.Scopes)), tools: make(map[string]*tool, len(m.Tools)),
+	}
+	c.policy.resources[r.id] = r
+	if len(m.Scopes) == 0 {
+		c.failf(m.Pos, "scopes: there are none")
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Scopes)) {
+		c.scope(r, name, m.Scopes[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Tools)) {
+		c.tool(r, name, m.Tools[name])
+	}
+	r.conditions = newConditions(r)
+	for _, in := range m.Rules {
+		c.rule(r, in)
+	}
+	if len(m.Cedar) > 0 {
+		c.problems = append(c.problems, r.conditions.addFile(m.CedarFile, m.Cedar)...)
+	}
+}
+
+func (c *compiler) scope(r *resource, name string, in *Scope) {
+	if err := CheckToken(name); err != nil || name == star {
+		c.failf(in.Pos, "%q cannot be the name of a scope", name)
+		return
+	}
+	if in.Access == 0 {
+		c.failf(in.Pos, "scope %s: access is missing: read, write or admin", name)
+	}
+	s := &scope{name: name, access: in.Access}
+	r.scopes[name] = s
+	for _, provider := range slices.Sorted(maps.Keys(in.Vend)) {
+		raw := in.Vend[provider]
+		schema := c.world.Providers[provider]
+		if schema == nil {
+			c.failf(raw.Pos, "scope %s: there is no provider %q; there are: %s", name, provider, list(maps.Keys(c.world.Providers)))
+			continue
+		}
+		v := vend{provider: provider}
+		if hasTemplate(raw.Value) {
+			v.template = raw.Value
+			if err := checkTemplates(raw.Value); err != nil {
+				c.failf(raw.Pos, "scope %s: vend %s: %v", name, provider, err)
+				continue
+			}
+		}
+		g, err := schema.ParseValue(sample(raw.Value))
+		switch {
+		case err != nil:
+			c.failf(raw.Pos, "scope %s: vend %s: %v", name, provider, err)
+		case g.IsNothing():
+			c.failf(raw.Pos, "scope %s: vend %s: this grant is nothing", name, provider)
+		}
+		if v.template == nil {
+			v.grant = g
+		}
+		s.vend = append(s.vend, v)
+	}
+}
+
+func (c *compiler) tool(r *resource, name string, in *Tool) {
+	t := &tool{narrow: make(map[string]any), arguments: make(map[string]string)}
+	r.tools[name] = t
+	if name == "" || len(name) > 128 {
+		c.failf(in.Pos, "%q cannot be the name of a tool", name)
+	}
+	if len(in.Scopes) == 0 {
+		c.failf(in.Pos, "tool %s: scopes: a call needs at least one", name)
+	}
+	for _, s := range in.Scopes {
+		if r.scopes[s.Value] == nil {
+			c.failf(s.Pos, "tool %s: there is no scope %q here; there are: %s", name, s.Value, list(maps.Keys(r.scopes)))
+			continue
+		}
+		t.scopes = append(t.scopes, s.Value)
+	}
+	for arg, typ := range in.Arguments {
+		if !slices.Contains([]string{"string", "long", "bool"}, typ.Value) {
+			c.failf(typ.Pos, "tool %s: argument %s: %q is none of string, long, bool", name, arg, typ.Value)
+		}
+		if !identifier(arg) {
+			c.failf(typ.Pos, "tool %s: %q is no name that a condition could use", name, arg)
+		}
+		t.arguments[arg] = typ.Value
+	}
+	for provider, raw := range in.Narrow {
+		schema := c.world.Providers[provider]
+		object, isObject := raw.Value.(map[string]any)
+		switch {
+		case schema == nil:
+			c.failf(raw.Pos, "tool %s: narrow: there is no provider %q; there are: %s", name, provider, list(maps.Keys(c.world.Providers)))
+			continue
+		case !isObject:
+			c.failf(raw.Pos, "tool %s: narrow %s: an object with some of the grant's dimensions is wanted", name, provider)
+			continue
+		}
+		if err := checkTemplates(raw.Value); err != nil {
+			c.failf(raw.Pos, "tool %s: narrow %s: %v", name, provider, err)
+		} else if _, err := schema.Limit(sample(object).(map[string]any)); err != nil {
+			c.failf(raw.Pos, "tool %s: narrow %s: %v", name, provider, err)
+		}
+		t.narrow[provider] = object
+	}
+}
+
+func (c *compiler) rule(r *resource, in *Rule) {
+	out := &rule{ref: fmt.Sprintf("%s:%d", in.File, in.Line), to: in.To, condition: -1}
+	r.rules = append(r.rules, out)
+	if len(in.Allow) == 0 {
+		c.failf(in.Pos, "allow: a rule names at least one scope")
+	}
+	for _, a := range in.Allow {
+		switch s := r.scopes[a.Value]; {
+		case a.Value == star:
+			for _, name := range slices.Sorted(maps.Keys(r.scopes)) {
+				if s := r.scopes[name]; s.access == Read {
+					out.scopes = append(out.scopes, s)
+				}
+			}
+		case s == nil:
+			c.failf(a.Pos, "allow: there is no scope %q here; there are: %s", a.Value, list(maps.Keys(r.scopes)))
+		default:
+			out.scopes = append(out.scopes, s)
+		}
+	}
+	slices.SortFunc(out.scopes, func(a, b *scope) int { return cmp.Compare(a.name, b.name) })
+	out.scopes = slices.Compact(out.scopes)
+	if in.To == nil || len(in.To.Groups)+len(in.To.Agents)+len(in.To.Clients)+len(in.To.Subjects)+len(in.To.Claims) == 0 {
+		c.failf(in.Pos, `to: say to whom; for every subject write to: {groups: ["*"]}`)
+		out.to = &To{}
+		return
+	}
+	c.to(out, in.To)
+	switch in.Approval.Value {
+	case "", "required":
+		out.approval = in.Approval.Value != ""
+	default:
+		c.failf(in.Approval.Pos, "approval: %q: the one value is required", in.Approval.Value)
+	}
+	if in.When.Value != "" {
+		n, err := r.conditions.addWhen(in.When.Value)
+		if err != nil {
+			c.failf(in.When.Pos, "when: %v", err)
+			return
+		}
+		out.condition = n
+	}
+}
+
+func (c *compiler) to(out *rule, in *To) {
+	known := func(what string, texts []Text, exists func(string) bool, all func() string) {
+		for _, t := range texts {
+			if t.Value != star && !exists(t.Value) {
+				c.failf(t.Pos, "to: no %s is called %q, so that this never matches; there are: %s", what, t.Value, all())
+			}
+		}
+	}
+	known("group of a configured issuer", in.Groups, func(s string) bool { return c.groups[s] }, func() string { return list(maps.Keys(c.groups)) })
+	known("agent", in.Agents, func(s string) bool { return c.world.Agents[s] != nil || c.world.Clients[s].Ceiling != nil },
+		func() string { return list(maps.Keys(c.world.Agents)) + ", and the clients" })
+	known("client", in.Clients, func(s string) bool { return c.world.Clients[s].Ceiling != nil }, func() string { return list(maps.Keys(c.world.Clients)) })
+	out.claims = make(map[string]string, len(in.Claims))
+	for name, v := range in.Claims {
+		if name == "iss" && !c.issuers[v.Value] {
+			c.failf(v.Pos, "to: no configured issuer is %q, so that this never matches; there are: %s", v.Value, list(maps.Keys(c.issuers)))
+		}
+		out.claims[name] = v.Value
+	}
+	out.subjects = make(map[string]bool, len(in.Subjects))
+	for _, s := range in.Subjects {
+		iss, sub, ok := strings.Cut(s.Value, "#")
+		switch {
+		case s.Value == star:
+		case !ok || sub == "":
+			c.failf(s.Pos, "to: %q is no subject: write ISSUER#SUB", s.Value)
+		case !c.issuers[iss]:
+			c.failf(s.Pos, "to: no configured issuer is %q, so that this never matches; there are: %s", iss, list(maps.Keys(c.issuers)))
+		}
+		out.subjects[s.Value] = true
+	}
+}
+
+// forwards resolves what scopes are worth at other resources. A scope is never
+// worth more access elsewhere than it is itself.
+func (c *compiler) forwards(m *Mapping) {
+	r := c.policy.resources[m.Resource.Value]
+	for _, name := range slices.Sorted(maps.Keys(m.Scopes)) {
+		s := r.scopes[name]
+		if s == nil {
+			continue
+		}
+		for _, id := range slices.Sorted(maps.Keys(m.Scopes[name].Forward)) {
+			texts := m.Scopes[name].Forward[id]
+			other := c.policy.resources[id]
+			if other == nil || other == r {
+				c.failf(m.Scopes[name].Pos, "scope %s: forward: no other resource with a mapping is %q", name, id)
+				continue
+			}
+			f := forward{resource: id}
+			for _, t := range texts {
+				switch to := other.scopes[t.Value]; {
+				case to == nil:
+					c.failf(t.Pos, "scope %s: forward: %s has no scope %q; it has: %s", name, id, t.Value, list(maps.Keys(other.scopes)))
+				case to.access > s.access:
+					c.failf(t.Pos, "scope %s: forward: %s is %s access, %s only %s", name, t.Value, to.access, name, s.access)
+				default:
+					f.scopes = append(f.scopes, t.Value)
+				}
+			}
+			s.forward = append(s.forward, f)
+		}
+	}
+}
+
+// reachable reports rules that nobody can ever use, and scopes that nobody can
+// ever get.
+func (c *compiler) reachable(m *Mapping) {
+	r := c.policy.resources[m.Resource.Value]
+	gettable := make(map[string]bool)
+	for i, rule := range r.rules {
+		useful := false
+		for _, s := range rule.scopes {
+			if c.someClient(r, rule, s) {
+				gettable[s.name], useful = true, true
+			}
+		}
+		if !useful {
+			c.failf(m.Rules[i].Pos, "this rule never matches: no client that it allows may ask for %s within its ceiling", r.id)
+		}
+	}
+	for _, name := range r.conditions.permits(r) {
+		gettable[name] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.scopes)) {
+		if !gettable[name] {
+			hint := ""
+			if r.scopes[name].access > Read {
+				hint = fmt.Sprintf(" (a rule must name a scope of %s access; \"*\" is read only)", r.scopes[name].access)
+			}
+			c.failf(m.Scopes[name].Pos, "nobody can get the scope %s: no rule allows it%s", name, hint)
+		}
+	}
+}
+
+// someClient reports whether a client exists that the rule admits and that may
+// ask for the scope.
+func (c *compiler) someClient(r *resource, rule *rule, s *scope) bool {
+	for id, client := range c.world.Clients {
+		named := len(rule.to.Clients) == 0 || slices.ContainsFunc(rule.to.Clients, func(t Text) bool { return t.Value == star || t.Value == id })
+		asks := client.Resource == r.id || slices.Contains(client.Targets, r.id)
+		if named && asks && client.Ceiling.allows(r.id, s) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *compiler) ceilings() {
+	for _, name := range slices.Sorted(maps.Keys(c.world.Clients)) {
+		if ceiling := c.world.Clients[name].Ceiling; ceiling != nil {
+			c.ceiling("client "+name, ceiling)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.world.Agents)) {
+		c.ceiling("agent "+name, c.world.Agents[name])
+	}
+}
+
+func (c *compiler) ceiling(who string, in *Ceiling) {
+	if in.Everything {
+		return
+	}
+	if in.Access == 0 || in.Scopes == nil || in.Vend == nil {
+		c.failf(in.Pos, `%s: a ceiling has access, scopes and vend, or is "*"`, who)
+		return
+	}
+	in.scopes, in.vend = make(map[string]map[string]bool), make(map[string]grant.Grant)
+	in.anyScope, in.anyVend = in.Scopes.Value == star, in.Vend.Value == star
+	if m, ok := in.Scopes.Value.(map[string]any); ok {
+		for id, v := range m {
+			names, err := texts(v)
+			if err != nil {
+				c.failf(in.Scopes.Pos, `%s: ceiling: scopes of %s: a list of texts is wanted, or "*"`, who, id)
+			}
+			in.scopes[id] = nil
+			if v != star {
+				in.scopes[id] = set(names)
+			}
+		}
+	} else if !in.anyScope {
+		c.failf(in.Scopes.Pos, `%s: ceiling: scopes is "*", or an object of resources`, who)
+	}
+	if m, ok := in.Vend.Value.(map[string]any); ok {
+		for provider, v := range m {
+			schema := c.world.Providers[provider]
+			if schema == nil {
+				c.failf(in.Vend.Pos, "%s: ceiling: there is no provider %q; there are: %s", who, provider, list(maps.Keys(c.world.Providers)))
+				continue
+			}
+			g, err := schema.ParseValue(v)
+			if err != nil {
+				c.failf(in.Vend.Pos, "%s: ceiling: vend %s: %v", who, provider, err)
+			}
+			in.vend[provider] = g
+		}
+	} else if !in.anyVend {
+		c.failf(in.Vend.Pos, `%s: ceiling: vend is "*", or an object of providers`, who)
+	}
+}
+
+func texts(v any) ([]string, error) {
+	if v == star {
+		return nil, nil
+	}
+	in, ok := v.([]any)
+	if !ok {
+		return nil, fmt.Errorf("no list")
+	}
+	out := make([]string, len(in))
+	for i := range in {
+		if out[i], ok = in[i].(string); !ok {
+			return nil, fmt.Errorf("no text")
+		}
+	}
+	return out, nil
+}
+
+// allows reports whether a scope is within the ceiling.
+func (c *Ceiling) allows(resource string, s *scope) bool {
+	if c.Everything {
+		return true
+	}
+	names, ok := c.scopes[resource]
+	return s.access <= c.Access && (c.anyScope || ok && (names == nil || names[s.name]))
+}
+
+// Limit returns the most that the ceiling leaves of a provider's grants.
+func (c *Ceiling) Limit(provider string, schema *grant.Schema) grant.Grant {
+	if c.Everything || c.anyVend {
+		return schema.Everything()
+	}
+	if g, ok := c.vend[provider]; ok {
+		return g
+	}
+	return schema.Nothing()
+}
+
+func identifier(s string) bool {
+	for i, c := range s {
+		if c != '_' && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (i == 0 || c < '0' || c > '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// list shows names in an error, not too many of them.
+func list(names func(func(string) bool)) string {
+	all := slices.Sorted(names)
+	if len(all) == 0 {
+		return "none"
+	}
+	if len(all) > 12 {
+		return strings.Join(all[:12], ", ") + fmt.Sprintf(" and %d more", len(all)-12)
+	}
+	return strings.Join(all, ", ")
+}
