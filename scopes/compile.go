@@ -118,13 +118,11 @@ func Compile(mappings []*Mapping, world World) (*Policy, error) {
 		})
 		return nil, c.problems
 	}
-	c.policy.version = digest(slices.Collect(func(yield func([]byte) bool) {
-		for _, id := range slices.Sorted(maps.Keys(c.policy.resources)) {
-			if !yield([]byte(id)) || !yield([]byte(c.policy.resources[id].version)) {
-				return
-			}
-		}
-	}))
+	var pieces [][]byte
+	for _, id := range sortedKeys(c.policy.resources) {
+		pieces = append(pieces, []byte(id), []byte(c.policy.resources[id].version))
+	}
+	c.policy.version = digest(pieces)
 	return c.policy, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -75,11 +76,9 @@ action ` + strings.Join(actions, ", ") + ` appliesTo {
 func (c *conditions) check(p *cedar.Policy) error {
 	if c.validator == nil {
 		var s schema.Schema
-		if err := s.UnmarshalCedar([]byte(c.cedarSchema())); err != nil {
-			return fmt.Errorf("schema of the conditions: %w", err)
-		}
-		resolved, err := s.Resolve()
-		if err != nil {
+		err := s.UnmarshalCedar([]byte(c.cedarSchema()))
+		resolved, unresolved := s.Resolve()
+		if err = cmp.Or(err, unresolved); err != nil {
 			return fmt.Errorf("schema of the conditions: %w", err)
 		}
 		c.validator = validate.New(resolved)
@@ -90,22 +89,24 @@ func (c *conditions) check(p *cedar.Policy) error {
 	return nil
 }
 
+// where is how the parser says where in its input it stopped; the input is ours.
+var where = regexp.MustCompile(`parse error at <input>:\d+:\d+ |parser error: `)
+
 // addWhen compiles the condition of a rule and returns its number.
 func (c *conditions) addWhen(expr string) (int, error) {
-	var p cedar.Policy
-	if err := p.UnmarshalCedar([]byte("permit (principal, action, resource) when { " + expr + "\n};")); err != nil {
-		return 0, err
+	list, err := cedar.NewPolicyListFromBytes("", []byte("permit (principal, action, resource) when { "+expr+"\n};"))
+	if err != nil {
+		return 0, errors.New(where.ReplaceAllString(err.Error(), ""))
 	}
-	if len(p.AST().Conditions) != 1 {
+	// Text that ends the condition and begins something else is no condition.
+	if len(list) != 1 || len(list[0].AST().Conditions) != 1 {
 		return 0, errors.New("one expression is wanted")
 	}
-	if err := c.check(&p); err != nil {
+	p := list[0]
+	if err := cmp.Or(c.check(p), c.mention(p)); err != nil {
 		return 0, err
 	}
-	if err := c.mention(&p); err != nil {
-		return 0, err
-	}
-	c.when = append(c.when, &p)
+	c.when = append(c.when, p)
 	return len(c.when) - 1, nil
 }
 
@@ -132,15 +133,10 @@ func (c *conditions) addFile(name string, text []byte) (problems Problems) {
 // need not be shown to it.
 func (c *conditions) mention(p *cedar.Policy) error {
 	data, err := p.MarshalJSON()
-	if err != nil {
-		return err
-	}
 	var tree any
-	if err := json.Unmarshal(data, &tree); err != nil {
-		return err
-	}
+	err = cmp.Or(err, json.Unmarshal(data, &tree))
 	c.mentionIn(tree)
-	return nil
+	return err
 }
 
 func (c *conditions) mentionIn(tree any) {

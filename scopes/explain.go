@@ -149,11 +149,9 @@ func (p *Policy) nearest(req *Request, s ScopeExplanation) string {
 		return "the condition of a matching rule would have to hold"
 	case ConditionError:
 		return "repair the condition that could not be evaluated: an error denies"
-	case Forbidden:
+	default: // Forbidden: the others concern no single scope
 		return "the forbid in the Cedar file would have to go, or not to apply"
-	case UnknownResource, UnknownTool:
 	}
-	return ""
 }
 
 func (p *Policy) nearestHeld(req *Request, scope string) string {

@@ -48,9 +48,6 @@ func (t *Text) SetPos(file string, line, column int) { t.Pos.SetPos(file, line, 
 // UnmarshalText implements [encoding.TextUnmarshaler].
 func (t *Text) UnmarshalText(b []byte) error { t.Value = string(b); return nil }
 
-// MarshalText implements [encoding.TextMarshaler].
-func (t Text) MarshalText() ([]byte, error) { return []byte(t.Value), nil }
-
 // Duration is a span of time, written as "15m" or "1h30m".
 type Duration struct{ time.Duration }
 
@@ -63,9 +60,6 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	d.Duration = v
 	return nil
 }
-
-// MarshalText implements [encoding.TextMarshaler].
-func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
 // Access is how much a scope lets one do.
 type Access uint8
@@ -91,9 +85,6 @@ func (a *Access) UnmarshalText(b []byte) error {
 	}
 	return fmt.Errorf("%q is none of %s", b, strings.Join(accessNames[1:], ", "))
 }
-
-// MarshalText implements [encoding.TextMarshaler].
-func (a Access) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
 // Mapping is the policy of one resource: one file, mappings/NAME.yaml.
 type Mapping struct {

@@ -2,7 +2,6 @@ package scopes
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -37,10 +36,7 @@ func checkTemplates(v any) (err error) {
 // sample fills every placeholder with a harmless text, for checking at load.
 func sample(v any) any {
 	return walk(v, func(s string) string {
-		out, err := fill(s, func(string) (string, error) { return "x", nil })
-		if err != nil {
-			return s
-		}
+		out, _ := fill(s, func(string) (string, error) { return "x", nil })
 		return out
 	})
 }
@@ -137,18 +133,4 @@ func fill(s string, lookup func(name string) (string, error)) (string, error) {
 		b.WriteString(text)
 		s = after
 	}
-}
-
-// arguments lists the arguments that the placeholders in v name.
-func arguments(v any) (names []string) {
-	walk(v, func(s string) string {
-		_, _ = fill(s, func(name string) (string, error) {
-			if arg, ok := strings.CutPrefix(name, "args."); ok && !slices.Contains(names, arg) {
-				names = append(names, arg)
-			}
-			return "", nil
-		})
-		return s
-	})
-	return names
 }
