@@ -225,6 +225,8 @@ func (c *compiler) scope(r *resource, name string, in *Scope) {
 			c.failf(raw.Pos, "scope %s: vend %s: %v", name, provider, err)
 		case g.IsNothing():
 			c.failf(raw.Pos, "scope %s: vend %s: this grant is nothing", name, provider)
+		case in.Access == Read && !g.ReadOnly():
+			c.failf(raw.Pos, "scope %s: vend %s: this grant does more than read, the scope's access is read", name, provider)
 		}
 		if v.template == nil {
 			v.grant = g

@@ -21,12 +21,12 @@ const (
 )
 
 var tables = grant.MustSchema("postgres", 1,
-	grant.Dimension{Name: "privileges", Type: grant.PrivSet, Values: []string{"SELECT", "INSERT"}, Below: map[string][]string{"region": {"own"}}},
+	grant.Dimension{Name: "privileges", Type: grant.PrivSet, Values: []string{"SELECT", "INSERT"}, Reads: []string{"SELECT"}, Below: map[string][]string{"region": {"own"}}},
 )
 
 var repos = grant.MustSchema("github", 1,
 	grant.Dimension{Name: "repositories", Type: grant.IDSet},
-	grant.Dimension{Name: "permissions", Type: grant.LevelMap},
+	grant.Dimension{Name: "permissions", Type: grant.LevelMap, Reads: []string{"read"}},
 )
 
 func everything() *scopes.Ceiling { return &scopes.Ceiling{Everything: true} }
@@ -370,6 +370,7 @@ func TestCompileRefuses(t *testing.T) {
 		"a provider that does not exist":       {change("      github:", "      gitlab:"), `m0.yaml:17:7: scope files:write: there is no provider "gitlab"; there are: github, warehouse`},
 		"a grant that the provider cannot say": {change("privileges: SELECT", "privileges: DROP"), `m0.yaml:8:7: scope files:read: vend warehouse: privileges: "DROP" is none of`},
 		"a grant of the wrong types":           {change("[{object: sales.orders, privileges: SELECT, columns: \"*\", rows: \"*\"}]", "[1, true]"), "element 1"},
+		"a read that writes":                   {change("privileges: SELECT", "privileges: [SELECT, INSERT]"), "m0.yaml:8:7: scope files:read: vend warehouse: this grant does more than read"},
 		"a grant of nothing":                   {change("{privileges: [{object: sales.orders, privileges: SELECT, columns: \"*\", rows: \"*\"}]}", "nothing"), "this grant is nothing"},
 		"a template that does not exist":       {change("{args.repo}", "{user}"), "there are {sub} and {args.NAME}"},
 		"a template that does not end":         {change("{args.repo}", "{args.repo"), "there are {sub} and {args.NAME}"},

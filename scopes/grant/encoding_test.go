@@ -262,6 +262,29 @@ func TestDimension(t *testing.T) {
 	}
 }
 
+func TestReadOnly(t *testing.T) {
+	s := grant.MustSchema("k", 1,
+		grant.Dimension{Name: "perms", Type: grant.LevelMap, Reads: []string{"read"}},
+		grant.Dimension{Name: "objects", Type: grant.PrefixSet, Reads: []string{"get", "list"}},
+		grant.Dimension{Name: "ttl", Type: grant.Duration},
+	)
+	for in, want := range map[string]bool{
+		`{"perms":{"a":"read"},"objects":[{"verbs":["get","list"],"bucket":"b","prefix":""}],"ttl":"*"}`:  true,
+		`{"perms":{"a":"read","b":"write"},"objects":[{"verbs":"get","bucket":"b","prefix":""}],"ttl":1}`: false,
+		`{"perms":{"a":"read"},"objects":[{"verbs":["get","put"],"bucket":"b","prefix":""}],"ttl":1}`:     false,
+		`{"perms":"*","objects":[{"verbs":"get","bucket":"b","prefix":""}],"ttl":1}`:                      false,
+		`"*"`:       false,
+		`"nothing"`: true,
+	} {
+		if g, err := s.Parse([]byte(in)); err != nil || g.ReadOnly() != want {
+			t.Errorf("%s: %v, %v", in, g.ReadOnly(), err)
+		}
+	}
+	if tables.Everything().ReadOnly() {
+		t.Error("a schema that cannot tell calls its grants read-only")
+	}
+}
+
 func TestSchemaIsData(t *testing.T) {
 	again, err := grant.DecodeSchema(tables.Encode())
 	if err != nil || again.Hash() != tables.Hash() || len(tables.Hash()) != 64 {
@@ -290,6 +313,7 @@ func TestNewSchemaRefuses(t *testing.T) {
 		"no such type":           {dim(grant.Dimension{Name: "x", Type: "bag"}), "no such type"},
 		"two of one name":        {[]grant.Dimension{{Name: "x", Type: grant.Exact}, {Name: "x", Type: grant.IDSet}}, "twice"},
 		"values of a duration":   {dim(grant.Dimension{Name: "x", Type: grant.Duration, Values: []string{"1"}}), "values mean nothing"},
+		"reads of a duration":    {dim(grant.Dimension{Name: "x", Type: grant.Duration, Reads: []string{"1"}}), "reads mean nothing"},
 		"levels of ids":          {dim(grant.Dimension{Name: "x", Type: grant.IDSet, Levels: map[string][]string{"a": {"read"}}}), "levels mean nothing"},
 		"an order of ids":        {dim(grant.Dimension{Name: "x", Type: grant.IDSet, Below: map[string][]string{"a": {"b"}}}), "below means nothing"},
 		"a level that is none":   {dim(grant.Dimension{Name: "x", Type: grant.LevelMap, Levels: map[string][]string{"a": {"own"}}}), "no such level"},

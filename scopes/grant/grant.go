@@ -62,6 +62,26 @@ func (g Grant) Dimension(name string) (everything bool, atoms []Atom) {
 	return false, nil
 }
 
+// ReadOnly reports whether g allows nothing but reading: every element of every
+// dimension that tells reading from writing only reads. A schema in which no
+// dimension tells makes no grant read-only.
+func (g Grant) ReadOnly() bool {
+	told := g.IsNothing()
+	for i := range g.dims {
+		d := &g.schema.dims[i]
+		if len(d.Reads) == 0 {
+			continue
+		}
+		told = true
+		if g.dims[i].all || slices.ContainsFunc(g.dims[i].atoms, func(a Atom) bool {
+			return !slices.Contains(d.Reads, a[d.kind().reads])
+		}) {
+			return false
+		}
+	}
+	return told
+}
+
 // Equal reports whether two grants of one schema allow the same.
 func (g Grant) Equal(h Grant) bool {
 	return same(g.schema, h.schema) && string(g.Canonical()) == string(h.Canonical())

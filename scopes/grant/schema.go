@@ -53,6 +53,10 @@ type Dimension struct {
 	// ScopeSet what a scope implies, of Profile the lesser profiles, of PrivSet
 	// the row policies that show fewer rows.
 	Below map[string][]string `json:"below,omitempty"`
+	// Reads are the values that only read: of IDSet, ScopeSet and Profile elements,
+	// of PrivSet privileges, of PrefixSet and RuleSet verbs, of LevelMap levels.
+	// Absent, the dimension does not decide whether a grant only reads.
+	Reads []string `json:"reads,omitempty"`
 	// About says in a sentence what the dimension means to the upstream.
 	About string `json:"about,omitempty"`
 }
@@ -156,6 +160,8 @@ func newDimension(d Dimension) (dimension, error) {
 		return c, fmt.Errorf("values mean nothing to a %s", d.Type)
 	case len(d.Levels) > 0 && d.Type != LevelMap:
 		return c, fmt.Errorf("levels mean nothing to a %s", d.Type)
+	case len(d.Reads) > 0 && kind.reads < 0:
+		return c, fmt.Errorf("reads mean nothing to a %s", d.Type)
 	case len(d.Below) > 0 && !kind.ordered:
 		return c, fmt.Errorf("below means nothing to a %s", d.Type)
 	}
@@ -236,6 +242,7 @@ type kind struct {
 	single  bool // at most one atom
 	ordered bool // Below has a meaning
 	closes  int  // the field that Values closes; -1: none
+	reads   int  // the field that Reads speaks of; -1: none
 }
 
 // field is one field of an atom: its name in JSON, its order, and whether the
@@ -262,16 +269,16 @@ const (
 
 var kinds = map[Type]kind{
 	IDSet:     {fields: []field{{order: flat}}, closes: 0},
-	LevelMap:  {fields: []field{{order: flat}, {order: level}}, closes: -1},
+	LevelMap:  {fields: []field{{order: flat}, {order: level}}, closes: -1, reads: 1},
 	ScopeSet:  {fields: []field{{order: named}}, ordered: true, closes: 0},
 	PrefixSet: {fields: []field{{"verbs", flat, true}, {"bucket", flat, false}, {"prefix", prefix, false}}, closes: 0},
 	RuleSet: {fields: []field{{"verbs", starred, true}, {"apiGroups", starred, false},
 		{"resources", resource, false}, {"resourceNames", starred, false}}, closes: -1},
 	PrivSet: {fields: []field{{"object", flat, false}, {"privileges", flat, true},
-		{"columns", starred, true}, {"rows", rows, false}}, ordered: true, closes: 1},
+		{"columns", starred, true}, {"rows", rows, false}}, ordered: true, closes: 1, reads: 1},
 	Profile:  {fields: []field{{order: named}}, single: true, ordered: true, closes: 0},
-	Duration: {fields: []field{{order: number}}, single: true, closes: -1},
-	Exact:    {fields: []field{{order: flat}}, single: true, closes: -1},
+	Duration: {fields: []field{{order: number}}, single: true, closes: -1, reads: -1},
+	Exact:    {fields: []field{{order: flat}}, single: true, closes: -1, reads: -1},
 }
 
 func (d *dimension) kind() kind { return kinds[d.Type] }
