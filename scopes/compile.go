@@ -22,6 +22,8 @@ type Policy struct {
 	resources map[string]*resource
 	index     index
 	providers map[string]*grant.Schema
+	groups    map[string]bool // that some rule or condition names
+	claims    map[string]bool // that some rule names
 }
 
 // resource is one compiled mapping.
@@ -92,8 +94,11 @@ func (c *compiler) failf(at Pos, format string, args ...any) {
 // schema, grants that their provider cannot express.
 func Compile(mappings []*Mapping, world World) (*Policy, error) {
 	c := &compiler{
-		world:   world,
-		policy:  &Policy{resources: make(map[string]*resource), providers: world.Providers},
+		world: world,
+		policy: &Policy{
+			resources: make(map[string]*resource), providers: world.Providers,
+			groups: make(map[string]bool), claims: make(map[string]bool),
+		},
 		groups:  set(world.Groups),
 		issuers: set(world.Issuers),
 	}
@@ -192,6 +197,7 @@ func (c *compiler) mapping(m *Mapping) {
 	if len(m.Cedar) > 0 {
 		c.problems = append(c.problems, r.conditions.addFile(m.CedarFile, m.Cedar)...)
 	}
+	maps.Copy(c.policy.groups, r.conditions.groups)
 }
 
 func (c *compiler) scope(r *resource, name string, in *Scope) {
@@ -336,8 +342,12 @@ func (c *compiler) to(out *rule, in *To) {
 	known("agent", in.Agents, func(s string) bool { return c.world.Agents[s] != nil || c.world.Clients[s].Ceiling != nil },
 		func() string { return list(maps.Keys(c.world.Agents)) + ", and the clients" })
 	known("client", in.Clients, func(s string) bool { return c.world.Clients[s].Ceiling != nil }, func() string { return list(maps.Keys(c.world.Clients)) })
+	for _, g := range in.Groups {
+		c.policy.groups[g.Value] = true
+	}
 	out.claims = make(map[string]string, len(in.Claims))
 	for name, v := range in.Claims {
+		c.policy.claims[name] = true
 		if name == "iss" && !c.issuers[v.Value] {
 			c.failf(v.Pos, "to: no configured issuer is %q, so that this never matches; there are: %s", v.Value, list(maps.Keys(c.issuers)))
 		}

@@ -203,24 +203,66 @@ func (e *evaluation) scope(name string, tr *scopeTrace) Why {
 	return why
 }
 
-func (e *evaluation) held(s *scope) bool {
-	h := e.req.Held
+func (e *evaluation) held(s *scope) bool { return e.policy.holds(e.req.Held, e.resource, s) }
+
+// holds reports whether a token allows a scope of a resource.
+func (p *Policy) holds(h Held, r *resource, s *scope) bool {
 	switch {
 	case h.Everything:
 		return true
-	case h.Resource == e.resource.id:
+	case h.Resource == r.id:
 		return slices.Contains(h.Scopes, s.name)
 	}
-	from := e.policy.resources[h.Resource]
+	from := p.resources[h.Resource]
 	if from == nil {
 		return false
 	}
 	for _, name := range h.Scopes {
-		if held := from.scopes[name]; held != nil && held.forwards(e.resource.id, s.name) {
+		if held := from.scopes[name]; held != nil && held.forwards(r.id, s.name) {
 			return true
 		}
 	}
 	return false
+}
+
+// KnownGroups returns those of a subject's groups that some rule or condition
+// names: a token need not carry the others.
+func (p *Policy) KnownGroups(groups []string) (known []string) {
+	for _, g := range groups {
+		if p.groups[g] {
+			known = append(known, g)
+		}
+	}
+	return known
+}
+
+// KnownClaims returns those of a subject's claims that some rule names.
+func (p *Policy) KnownClaims(claims map[string]string) map[string]string {
+	var known map[string]string
+	for name := range p.claims {
+		if v, ok := claims[name]; ok {
+			if known == nil {
+				known = make(map[string]string)
+			}
+			known[name] = v
+		}
+	}
+	return known
+}
+
+// Holds returns the scopes of the requested resource that the token allows by
+// itself.
+func (p *Policy) Holds(req *Request) (names []string) {
+	r := p.resources[req.Resource]
+	if r == nil {
+		return nil
+	}
+	for _, name := range sortedKeys(r.scopes) {
+		if p.holds(req.Held, r, r.scopes[name]) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 func (s *scope) forwards(resource, name string) bool {

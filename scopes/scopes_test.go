@@ -645,6 +645,37 @@ func TestAnErringConditionDenies(t *testing.T) {
 	}
 }
 
+func TestHolds(t *testing.T) {
+	p, _ := compile(t, filesMapping, apiMapping)
+	for want, change := range map[string]func(*scopes.Request){
+		"files:list files:read files:write": nil,
+		"files:read":                        func(r *scopes.Request) { r.Held = scopes.Held{Resource: mcp, Scopes: []string{"files:read", "zzz"}} },
+		"read write": func(r *scopes.Request) {
+			r.Resource, r.Held = api, scopes.Held{Resource: mcp, Scopes: []string{"files:write"}}
+		},
+		"": func(r *scopes.Request) { r.Resource = others },
+	} {
+		if got := strings.Join(p.Holds(request(change)), " "); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestOnlyWhatRulesNameIsKnown(t *testing.T) {
+	m, w := withCedar(t, filesMapping, `forbid (principal in Group::"contractors", action, resource);`)
+	p, err := scopes.Compile(m, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.KnownGroups([]string{"engineering", "hr", "contractors", "*"}); strings.Join(got, " ") != "engineering contractors" {
+		t.Errorf("groups: %q", got)
+	}
+	got := p.KnownClaims(map[string]string{"repository": "acme/web", "email": "x@y"})
+	if len(got) != 1 || got["repository"] != "acme/web" || p.KnownClaims(nil) != nil {
+		t.Errorf("claims: %v", got)
+	}
+}
+
 func TestVersions(t *testing.T) {
 	p, _ := compile(t, filesMapping, apiMapping)
 	q, _ := compile(t, filesMapping, apiMapping+"# a comment\n")

@@ -1,0 +1,146 @@
+package broker
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/stint-dev/stint/internal/secret"
+)
+
+// Credentials are what a client presented to prove who it is.
+type Credentials struct {
+	// Method is client_secret_basic, client_secret_post or private_key_jwt.
+	Method string
+	// ID is the client_id; with an assertion it may be empty.
+	ID        string
+	Secret    secret.String
+	Assertion secret.String
+}
+
+// secretPrefix names how a client's secret is hashed. Secrets are 256 random
+// bits, so that one keyed hash is enough: there is nothing to guess, and a slow
+// hash would be a lever for whoever wants to keep us busy.
+const secretPrefix = "hmac-sha256:"
+
+// NewClientSecret makes a secret for a client, of 256 random bits, and its hash
+// for the configuration. key is the installation's key for client secrets.
+func NewClientSecret(key []byte) (s secret.String, hash string) {
+	var raw [32]byte
+	_, _ = rand.Read(raw[:]) // never fails
+	text := base64.RawURLEncoding.EncodeToString(raw[:])
+	return secret.New(text), secretPrefix + base64.RawURLEncoding.EncodeToString(secretHash(key, text))
+}
+
+func secretHash(key []byte, text string) []byte {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(text))
+	return mac.Sum(nil)
+}
+
+func parseSecretHash(text string) ([]byte, error) {
+	encoded, ok := strings.CutPrefix(text, secretPrefix)
+	hash, err := base64.RawURLEncoding.DecodeString(encoded)
+	if !ok || err != nil || len(hash) != sha256.Size {
+		return nil, fmt.Errorf("%q is no hash; `stint client add` makes one", text)
+	}
+	return hash, nil
+}
+
+// badClient is the one thing that whoever fails to authenticate is told.
+func badClient(format string, args ...any) *Error {
+	return Fail(BadClient, fmt.Errorf(format, args...), "client authentication failed")
+}
+
+// AuthenticateClient checks a client's credentials. Errors: BadClient, whatever
+// was wrong; Unavailable, if keys or the memory of used assertions could not be
+// had.
+func (b *Broker) AuthenticateClient(ctx context.Context, c Credentials) (*Client, error) {
+	if c.Method == "private_key_jwt" {
+		return b.authenticateAssertion(ctx, c)
+	}
+	client := b.reg.Clients[c.ID]
+	got := secretHash(b.cfg.ClientSecretKey, c.Secret.Reveal()) // always, so that time tells nothing
+	switch {
+	case client == nil:
+		return nil, badClient("there is no client %q", printable(c.ID))
+	case client.Disabled:
+		return nil, badClient("client %s is disabled", client.ID)
+	case client.Auth.Method != c.Method:
+		return nil, badClient("client %s authenticates by %s, not %s", client.ID, client.Auth.Method, c.Method)
+	}
+	for _, h := range client.Auth.SecretHashes {
+		if want, err := parseSecretHash(h); err == nil && hmac.Equal(got, want) {
+			return client, nil
+		}
+	}
+	return nil, badClient("client %s: wrong secret", client.ID)
+}
+
+// maxAssertionLife is how long a client assertion may be valid, from now.
+const maxAssertionLife = 10 * time.Minute
+
+// authenticateAssertion checks a private_key_jwt: RFC 7523 section 3, and of its
+// revision that the audience is our issuer identifier and nothing else.
+func (b *Broker) authenticateAssertion(ctx context.Context, c Credentials) (*Client, error) {
+	if client := b.reg.Clients[c.ID]; c.ID != "" && (client == nil || client.Auth.Method != c.Method) {
+		return nil, badClient("no client %q that authenticates by %s", printable(c.ID), c.Method)
+	}
+	t, err := b.tokens.Assertion(ctx, c.ID, c.Assertion)
+	if err != nil {
+		if CodeOf(err) == Unavailable {
+			return nil, err
+		}
+		return nil, badClient("client %q: assertion: %w", printable(c.ID), err)
+	}
+	client := b.reg.Clients[t.Subject]
+	switch {
+	case client == nil || client.Auth.Method != c.Method:
+		return nil, badClient("no client %q that authenticates by %s", printable(t.Subject), c.Method)
+	case client.Disabled:
+		return nil, badClient("client %s is disabled", client.ID)
+	case t.Issuer != client.ID || c.ID != "" && c.ID != client.ID:
+		return nil, badClient("client %s: assertion of issuer %q for client %q", client.ID, printable(t.Issuer), printable(c.ID))
+	case len(t.Audience) != 1 || t.Audience[0] != b.reg.Self:
+		return nil, badClient("client %s: assertion for %q, not for %s alone", client.ID, t.Audience, b.reg.Self)
+	case t.Type != "" && !strings.EqualFold(t.Type, "JWT") && t.Type != "client-authentication+jwt":
+		return nil, badClient("client %s: assertion of type %q", client.ID, printable(t.Type))
+	case t.ID == "" || len(t.ID) > 256:
+		return nil, badClient("client %s: assertion without a jti of 1 to 256 bytes", client.ID)
+	case t.Expires.After(b.now().Add(maxAssertionLife)):
+		return nil, badClient("client %s: assertion valid for more than %s", client.ID, maxAssertionLife)
+	}
+	// Last of all: an assertion that is refused for another reason is not used up.
+	first, err := b.once.Use(ctx, "client-assertion", client.ID+"\x00"+t.ID, t.Expires.Add(b.cfg.Skew))
+	if err != nil {
+		return nil, unavailable(fmt.Errorf("remember assertion: %w", err))
+	}
+	if !first {
+		return nil, badClient("client %s: assertion used before", client.ID)
+	}
+	return client, nil
+}
+
+// unavailable is the error for something that is needed and down.
+func unavailable(err error) *Error {
+	if e := (*Error)(nil); errors.As(err, &e) && e.Code == Unavailable {
+		return e
+	}
+	e := Fail(Unavailable, err, "something that is needed is unavailable; try again")
+	e.RetryAfter = time.Second
+	return e
+}
+
+// printable cuts what a stranger sent down to what a log can bear.
+func printable(s string) string {
+	if len(s) > 64 {
+		return s[:64] + "..."
+	}
+	return s
+}

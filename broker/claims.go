@@ -1,0 +1,146 @@
+package broker
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Claims are those of a token of ours: RFC 9068, delegation by RFC 8693 section
+// 4.1, details by RFC 9396 section 9.1, and our own claim.
+type Claims struct {
+	Issuer   string
+	Subject  string // ISSUER#SUB, or the id of a client that acts for itself
+	Audience string // exactly one
+	ClientID string
+	ID       string
+	IssuedAt time.Time
+	Expires  time.Time
+	Scope    []string
+	Actors   []Actor // outermost first
+	AuthTime time.Time
+	Groups   []string
+	Details  json.RawMessage
+	Stint    StintClaim
+}
+
+// StintClaim is the claim "stint", version 1: what revocation, a further
+// exchange and the record need to know. Its names are short because it travels
+// with every call.
+type StintClaim struct {
+	Version int `json:"v"`
+	// Pos is the feed position when the token was made.
+	Pos string `json:"pos"`
+	// Policy is the version of the mapping that decided.
+	Policy string `json:"pol,omitempty"`
+	// Session is the login that the token descends from.
+	Session string `json:"ses,omitempty"`
+	// Agent is the software that the subject uses.
+	Agent string `json:"agt,omitempty"`
+	// Tool and Arguments (SHA-256 of the canonical form, in hexadecimal) bind the
+	// token to a tool call, and Once to a single use.
+	Tool      string `json:"tool,omitempty"`
+	Arguments string `json:"args,omitempty"`
+	Once      bool   `json:"once,omitempty"`
+	// Root is the foreign token at the beginning.
+	Root *RootClaim `json:"root,omitempty"`
+	// Via are the tokens of ours before this one, oldest first.
+	Via []HopClaim `json:"via,omitempty"`
+	// Claims are claims of the subject's token that rules name.
+	Claims map[string]string `json:"clm,omitempty"`
+}
+
+// RootClaim is a [Root] in a token.
+type RootClaim struct {
+	Issuer string `json:"iss"`
+	ID     string `json:"jti"`
+	Agent  string `json:"agt,omitempty"`
+	Time   int64  `json:"at"`
+}
+
+// HopClaim is a [Hop] in a token.
+type HopClaim struct {
+	ID       string `json:"jti"`
+	Pos      string `json:"pos"`
+	Client   string `json:"cid"`
+	Agent    string `json:"agt,omitempty"`
+	Resource string `json:"aud"`
+	Tool     string `json:"tool,omitempty"`
+	Scope    string `json:"scp,omitempty"`
+	Policy   string `json:"pol,omitempty"`
+}
+
+// lineageOf returns the lineage of a verified token.
+func lineageOf(t *Token, agent string) (*Lineage, error) {
+	if !t.Ours {
+		at := t.IssuedAt
+		if !t.AuthTime.IsZero() && t.AuthTime.Before(at) {
+			at = t.AuthTime
+		}
+		return &Lineage{
+			Subject: t.Issuer + "#" + t.Subject, Session: SessionID(t),
+			Root: &Root{Issuer: t.Issuer, ID: tokenID(t), Agent: agent, Time: at},
+		}, nil
+	}
+	c := t.Stint
+	if c == nil || c.Version != 1 {
+		return nil, errors.New("a token of ours without a claim of this version")
+	}
+	l := &Lineage{Subject: t.Subject, Session: c.Session}
+	if c.Root != nil {
+		l.Root = &Root{c.Root.Issuer, c.Root.ID, c.Root.Agent, time.Unix(c.Root.Time, 0)}
+	}
+	if len(c.Via) >= MaxHops || len(t.Audience) != 1 {
+		return nil, errors.New("a token of ours with more hops or audiences than we give")
+	}
+	self := HopClaim{
+		ID: t.ID, Pos: c.Pos, Client: t.ClientID, Agent: c.Agent, Resource: t.Audience[0],
+		Tool: c.Tool, Scope: strings.Join(t.Scope, " "), Policy: c.Policy,
+	}
+	for _, h := range append(c.Via[:len(c.Via):len(c.Via)], self) {
+		pos, err := ParsePosition(h.Pos)
+		if err != nil {
+			return nil, fmt.Errorf("hop %s: %w", h.ID, err)
+		}
+		l.Hops = append(l.Hops, Hop{
+			ID: h.ID, Pos: pos, Client: h.Client, Agent: h.Agent, Resource: h.Resource,
+			Tool: h.Tool, Scopes: strings.Fields(h.Scope), Policy: h.Policy,
+		})
+	}
+	return l, nil
+}
+
+// with returns the lineage of what is made from l next.
+func (l *Lineage) with(h Hop) *Lineage {
+	next := *l
+	next.Hops = append(l.Hops[:len(l.Hops):len(l.Hops)], h)
+	return &next
+}
+
+// claim writes the lineage into the claim of a token, whose last hop is itself.
+func (l *Lineage) claim(c *StintClaim) error {
+	c.Version, c.Session = 1, l.Session
+	if r := l.Root; r != nil {
+		c.Root = &RootClaim{r.Issuer, r.ID, r.Agent, r.Time.Unix()}
+	}
+	last := len(l.Hops) - 1
+	if last >= MaxHops {
+		return fmt.Errorf("a chain of more than %d tokens", MaxHops)
+	}
+	for _, h := range l.Hops[:last] {
+		c.Via = append(c.Via, HopClaim{
+			h.ID, h.Pos.String(), h.Client, h.Agent, h.Resource, h.Tool, strings.Join(h.Scopes, " "), h.Policy,
+		})
+	}
+	h := l.Hops[last]
+	c.Pos, c.Policy, c.Agent, c.Tool = h.Pos.String(), h.Policy, h.Agent, h.Tool
+	if len(c.Via) == 0 {
+		return nil // cannot be large
+	}
+	if data, err := json.Marshal(c); err != nil || len(data) > MaxLineageSize {
+		return fmt.Errorf("a chain of more than %d bytes", MaxLineageSize)
+	}
+	return nil
+}

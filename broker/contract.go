@@ -1,0 +1,369 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/stint-dev/stint/audit"
+	"github.com/stint-dev/stint/internal/secret"
+	"github.com/stint-dev/stint/scopes/grant"
+)
+
+// Tokens verifies the tokens that others present, and signs ours.
+type Tokens interface {
+	// Verify checks a token: form, signature by a key of its issuer, algorithm,
+	// type, times. It does not know audiences, consent or revocation. An error
+	// with the code BadToken means that the token is not accepted; Unavailable,
+	// that the issuer's keys could not be had.
+	Verify(ctx context.Context, raw secret.String) (*Token, error)
+	// Assertion checks the signature and times of a client's assertion by the keys
+	// that the client registered. Without a client id, the claim sub names the
+	// client. It does not know audiences or replay.
+	Assertion(ctx context.Context, clientID string, raw secret.String) (*Token, error)
+	// Sign makes a token of ours.
+	Sign(ctx context.Context, c *Claims) (secret.String, error)
+}
+
+// Use is what a verified token is, by its type and claims, never by what the
+// presenter called it.
+type Use string
+
+// The uses of a token.
+const (
+	AccessToken Use = "access_token"
+	IDToken     Use = "id_token"
+	OtherJWT    Use = "jwt" // for instance the token of a CI job
+)
+
+// Token is a verified token. It may be shared, and is not changed.
+type Token struct {
+	Issuer, Subject string
+	// Ours says that we signed it.
+	Ours bool
+	Use  Use
+	Type string // the header's typ
+	// Audience lists whom it is meant for.
+	Audience []string
+	// ID is the jti, empty if there is none.
+	ID string
+	// ClientID is client_id, else azp, else empty.
+	ClientID  string
+	SessionID string // sid
+	IssuedAt  time.Time
+	Expires   time.Time
+	AuthTime  time.Time // zero if absent
+	// Scope is the scope claim; nil if there is none.
+	Scope []string
+	// Actors are act, outermost first.
+	Actors []Actor
+	// MayAct is the party named by may_act, nil if there is none.
+	MayAct *Actor
+	Groups []string
+	Email  string
+	// Claims are the other claims that are texts, numbers or truths, as texts.
+	Claims map[string]string
+	// Stint is our own claim, in a token of ours.
+	Stint *StintClaim
+	// Details is authorization_details, in a token of ours.
+	Details json.RawMessage
+}
+
+// Actor is a party that acts.
+type Actor struct {
+	Issuer  string `json:"iss,omitempty"`
+	Subject string `json:"sub"`
+}
+
+// Name returns the actor as ISSUER#SUB.
+func (a Actor) Name() string { return a.Issuer + "#" + a.Subject }
+
+// Once remembers ids that may be used one time only.
+type Once interface {
+	// Use reports whether this is the first use of an id for a purpose, at any
+	// replica; it is remembered until expires. An error means that it is not
+	// known, and the use must be refused.
+	Use(ctx context.Context, purpose, id string, expires time.Time) (first bool, err error)
+}
+
+// Session is a login, as one client has seen it.
+type Session struct {
+	ID      string    `json:"id"`      // as SessionID writes it
+	Subject string    `json:"subject"` // index of the subject, as in the audit record
+	Client  string    `json:"client"`
+	Agent   string    `json:"agent,omitempty"`
+	First   time.Time `json:"first"`
+	// Expires is when the entry is of no more use.
+	Expires time.Time `json:"expires"`
+}
+
+// Sessions remembers logins, so that they can be listed and ended.
+type Sessions interface {
+	// Note writes a session, unless there is one of its id and client.
+	Note(ctx context.Context, s Session) error
+	// Sessions returns the sessions of a subject's index, newest first, at most
+	// limit; of everybody if subject is empty.
+	Sessions(ctx context.Context, subject string, limit int) ([]Session, error)
+}
+
+// Recorder makes events and what belongs to them durable.
+type Recorder interface {
+	// Record completes and keeps an event, together with frames. Nothing may be
+	// granted on the strength of an event that returned an error.
+	Record(ctx context.Context, e *audit.Event, p audit.Personal, more ...audit.Frame) error
+	// Keep makes frames durable that are no events.
+	Keep(frames ...audit.Frame) error
+	// Index returns the keyed index of a subject.
+	Index(subject string) string
+	// Failed returns what stopped the record, or nil.
+	Failed() error
+}
+
+// Sealer encrypts what is kept outside this process.
+type Sealer interface {
+	// Seal encrypts plain and binds it to a context: it opens only with the same.
+	Seal(plain []byte, context string) ([]byte, error)
+	Open(sealed []byte, context string) ([]byte, error)
+}
+
+// Class says how well an upstream narrows.
+type Class string
+
+// The classes.
+const (
+	Exact   Class = "exact"   // the upstream enforces precisely the grant
+	Coarse  Class = "coarse"  // scope strings only
+	Profile Class = "profile" // only to a pre-made identity
+	Object  Class = "object"  // one object, one method
+	None    Class = "none"    // the credential carries everything: never vended
+)
+
+// Evidence is how it is known what an upstream granted.
+type Evidence string
+
+// The kinds of evidence, best first.
+const (
+	Attested Evidence = "attested" // the upstream's answer or catalogue names it
+	Echoed   Evidence = "echoed"   // its answer repeats the request
+	Asserted Evidence = "asserted" // it says nothing
+)
+
+// Description is what a provider says of itself: its abilities are fields, not
+// interfaces to be found by assertion.
+type Description struct {
+	Kind  string
+	About string
+	Class Class
+	// Schema is the shape of its grants.
+	Schema *grant.Schema
+	// Scheme is that of resource URIs which name something at the upstream:
+	// SCHEME://PROVIDER/... Details is the type of authorization details that
+	// hold a grant.
+	Scheme, Details string
+	// TokenType is Bearer, or N_A for a structured credential.
+	TokenType string
+	// MinLifetime and MaxLifetime bound a credential's life; zero MaxLifetime: no
+	// bound of its own. Settable says that the upstream honours a shorter life
+	// than its own.
+	MinLifetime, MaxLifetime time.Duration
+	Settable                 bool
+	// Revokes says what ends when one credential is revoked: token, family, grant,
+	// principal or none.
+	Revokes string
+	// Evidence is the best that its answers give.
+	Evidence Evidence
+	// Identity lists where the upstream's own log names user, agent or lease.
+	Identity []string
+	// Sweep lists and ends what is alive upstream for leases that keep says nothing
+	// is known of; nil if the upstream cannot list. It returns the leases it ended.
+	Sweep func(ctx context.Context, keep func(lease string) bool) ([]string, error)
+	// Ready reports, without side effects, whether the upstream can be used.
+	Ready func(ctx context.Context) error
+}
+
+// Provider mints credentials at one upstream. Implementations are safe for
+// concurrent use and never retry a call that may have taken effect.
+type Provider interface {
+	Describe() Description
+	// Resolve turns what was asked into grants of the provider's schema, names
+	// into immutable ids, and asks for the subject's own rights where the upstream
+	// does not enforce them itself. Errors: BadTarget, BadDetails, Unavailable.
+	Resolve(ctx context.Context, r ResolveRequest) (*Resolved, error)
+	// Render writes the part of the upstream request that says what is granted.
+	// ErrInexpressible if the upstream cannot be asked for exactly this.
+	Render(g grant.Grant) ([]byte, error)
+	// Parse reads what Render wrote, without Render's code.
+	Parse(rendered []byte) (grant.Grant, error)
+	// Mint creates the credential. Whatever happens, Revoke is called for the
+	// lease if Mint errs.
+	Mint(ctx context.Context, r MintRequest) (*Minted, error)
+	// Revoke ends what a lease minted, also if it is not known whether it minted
+	// anything, and says how far it got. It may be called again at any time. An
+	// error means to try again later.
+	Revoke(ctx context.Context, r RevokeLease) (Outcome, error)
+}
+
+// ResolveRequest is what a provider is asked to resolve.
+type ResolveRequest struct {
+	// Subject is the subject as ISSUER#SUB.
+	Subject string
+	// Resources are URIs of the provider's scheme that the request names, and
+	// Details the objects of its details type. Either narrows; both must agree.
+	Resources []string
+	Details   []map[string]any
+	// Grants are to be rewritten from names to ids.
+	Grants []grant.Grant
+	// Live asks the upstream for entitlements; otherwise they are assumed.
+	Live bool
+}
+
+// Resolved is what it answers.
+type Resolved struct {
+	// Request is what was asked, as a grant: everything where nothing was named.
+	Request grant.Grant
+	// Parts are what each of the resources names, one by one: something of each
+	// has to be granted. Wanted is what the details ask for, all of which has to
+	// be; nil without details.
+	Parts  []grant.Grant
+	Wanted *grant.Grant
+	// Grants are those of the request, with ids.
+	Grants []grant.Grant
+	// Entitlement is what the subject may do by itself; everything where the
+	// upstream enforces that, or has no notion of the subject. Basis says which.
+	Entitlement grant.Grant
+	Basis       string
+}
+
+// MintRequest is what a provider is asked to mint.
+type MintRequest struct {
+	Lease string
+	Grant grant.Grant
+	// Rendered is what Render made of Grant; it is sent as it is.
+	Rendered []byte
+	// Expires is the latest that the credential may live.
+	Expires time.Time
+	// Subject is the subject as ISSUER#SUB; Pseudonym an index of it that may
+	// appear in the upstream's log; Actor and Client are software.
+	Subject, Pseudonym, Actor, Client string
+	// Note replaces the handle of the intent, durably, before Mint goes on: call it
+	// as soon as something exists that Revoke will need to know of.
+	Note func(handle []byte) error
+}
+
+// Minted is a new credential.
+type Minted struct {
+	// Token is a bearer token, or Document a structured credential as JSON with
+	// the given secrets in it.
+	Token    secret.String
+	Document secret.String
+	// Granted is what the upstream says it granted, and Evidence how it says so.
+	Granted  grant.Grant
+	Evidence Evidence
+	// Expires is the upstream's own expiry.
+	Expires time.Time
+	// Handle is what Revoke needs; it is sealed before it is kept.
+	Handle []byte
+	// Upstream are ids by which the upstream's log names the credential.
+	Upstream map[string]string
+}
+
+// RevokeLease names what is to be ended.
+type RevokeLease struct {
+	Lease   string
+	Handle  []byte // as noted or returned by Mint; may be empty for an intent
+	Expires time.Time
+}
+
+// Outcome says how far a revocation upstream got.
+type Outcome struct {
+	State OutcomeState
+	// Until is when it ends by itself, for those that cannot be revoked.
+	Until time.Time
+	// Note is a word for the record, without secrets.
+	Note string
+}
+
+// OutcomeState is the state of a lease upstream.
+type OutcomeState string
+
+// The outcomes.
+const (
+	Revoked             OutcomeState = "revoked"
+	AlreadyDead         OutcomeState = "already_dead"
+	DisabledPendingKill OutcomeState = "disabled_pending_kill" // no new use; open sessions are still being ended
+	NotRevocableUntil   OutcomeState = "not_revocable_until"
+	UnknownUntil        OutcomeState = "unknown_until"
+	Stuck               OutcomeState = "stuck"
+)
+
+// Final reports whether nothing more can be done.
+func (s OutcomeState) Final() bool {
+	return s == Revoked || s == AlreadyDead || s == NotRevocableUntil || s == UnknownUntil
+}
+
+// Ledger keeps leases and the intents that come before them.
+type Ledger interface {
+	// Create writes a new lease and files it under its keys, before anything is
+	// minted. ErrConflict if the id exists.
+	Create(ctx context.Context, l *Lease) error
+	// Lease returns a lease; ErrNotFound.
+	Lease(ctx context.Context, id string) (*Lease, error)
+	// Update replaces a lease if its Version is still the one that l carries, and
+	// raises l.Version. ErrConflict if it is not.
+	Update(ctx context.Context, l *Lease) error
+	// Match returns the ids of leases filed under a key.
+	Match(ctx context.Context, k Key) ([]string, error)
+	// Due returns the ids of leases whose Next has come, earliest first.
+	Due(ctx context.Context, now time.Time, limit int) ([]string, error)
+	// All calls each for every lease that is not closed, in no order, until each
+	// returns an error, which is returned.
+	All(ctx context.Context, each func(*Lease) error) error
+	// Open returns the number of leases that are not closed.
+	Open(ctx context.Context) (int, error)
+}
+
+// LeaseState is where a lease is in its life.
+type LeaseState string
+
+// The states of a lease.
+const (
+	Intent  LeaseState = "intent"  // about to be minted
+	Active  LeaseState = "active"  // minted, and given out
+	Closing LeaseState = "closing" // to be ended upstream
+	Closed  LeaseState = "closed"  // ended, or beyond ending: see the outcome
+)
+
+// Lease is the record of one vended credential. Handle is sealed.
+type Lease struct {
+	ID       string     `json:"id"`
+	Version  int        `json:"version"`
+	State    LeaseState `json:"state"`
+	Provider string     `json:"provider"`
+	// Keys are those of the lineage, by which a revocation finds the lease, and Pos
+	// the feed position when it was made.
+	Keys []string `json:"keys"`
+	Pos  string   `json:"pos"`
+	// Subject is the audit record's index; the others name software.
+	Subject  string `json:"subject,omitempty"`
+	Session  string `json:"session,omitempty"`
+	Client   string `json:"client,omitempty"`
+	Agent    string `json:"agent,omitempty"`
+	Resource string `json:"resource,omitempty"`
+	// Grant is what was granted, in canonical form.
+	Grant json.RawMessage `json:"grant,omitempty"`
+	// Handle is what its provider needs to end it, sealed with the lease's id and
+	// provider bound in.
+	Handle  []byte    `json:"handle,omitempty"`
+	Created time.Time `json:"created"`
+	// Expires is when the credential ends upstream, or, of an intent, the latest
+	// that it could.
+	Expires time.Time `json:"expires"`
+	// Next is when the reaper has to look at it.
+	Next     time.Time `json:"next"`
+	Attempts int       `json:"attempts,omitzero"`
+	// Why says what ended it: expired, revoked, failed.
+	Why     string       `json:"why,omitempty"`
+	Outcome OutcomeState `json:"outcome,omitempty"`
+	Until   time.Time    `json:"until,omitzero"`
+	Note    string       `json:"note,omitempty"`
+}

@@ -1,0 +1,89 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Code is the kind of an error: what a caller may know about it. Which OAuth
+// error and HTTP status it becomes is known to api alone.
+type Code string
+
+// The codes, in the order in which a request can fail with them.
+const (
+	BadRequest    Code = "bad_request"    // malformed, or a parameter repeated
+	BadClient     Code = "bad_client"     // client authentication failed
+	Denied        Code = "denied"         // this client may not do this
+	BadToken      Code = "bad_token"      // a subject or actor token is not accepted
+	BadTarget     Code = "bad_target"     // the target is unknown, or not this client's
+	BadDetails    Code = "bad_details"    // authorization details are malformed
+	BadScope      Code = "bad_scope"      // a scope is unknown or not granted, or the meet is empty
+	NeedsApproval Code = "needs_approval" // a human has to approve
+	NeedsLink     Code = "needs_link"     // the user has to link an account
+	Limited       Code = "limited"        // too many requests
+	Unavailable   Code = "unavailable"    // something that is needed is down
+	Internal      Code = "internal"       // our own failure
+)
+
+// Error is an error with a code and two texts: Public for the caller, Err for
+// the record.
+type Error struct {
+	Code   Code
+	Public string
+	Err    error
+	// URL is where a person can do what is missing (NeedsApproval, NeedsLink).
+	URL string
+	// RetryAfter says when to try again (Limited, Unavailable).
+	RetryAfter time.Duration
+}
+
+// Fail makes an error. err, which may be nil, is for the record; public is what
+// the caller is told.
+func Fail(code Code, err error, public string) *Error {
+	return &Error{Code: code, Public: public, Err: err}
+}
+
+func (e *Error) Error() string {
+	if e.Err == nil {
+		return fmt.Sprintf("%s: %s", e.Code, e.Public)
+	}
+	return fmt.Sprintf("%s: %s: %v", e.Code, e.Public, e.Err)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Reason is the error's text for the record.
+func (e *Error) Reason() string {
+	if e.Err == nil {
+		return e.Public
+	}
+	return e.Err.Error()
+}
+
+// AsError returns err as an [Error]: itself if it is one, else one with the code
+// Internal, of which a caller is told nothing.
+func AsError(err error) *Error {
+	if e := (*Error)(nil); errors.As(err, &e) {
+		return e
+	}
+	return &Error{Code: Internal, Err: err}
+}
+
+// CodeOf returns the code of err, or the empty code for nil.
+func CodeOf(err error) Code {
+	if err == nil {
+		return ""
+	}
+	return AsError(err).Code
+}
+
+// Errors that implementations of the contracts return, wrapped.
+var (
+	// ErrNotFound: there is no such thing in the store.
+	ErrNotFound = errors.New("not found")
+	// ErrConflict: it has changed since it was read, or exists already.
+	ErrConflict = errors.New("changed meanwhile")
+	// ErrInexpressible: the upstream cannot be asked for exactly this grant.
+	ErrInexpressible = errors.New("the upstream cannot narrow to this grant")
+)

@@ -1,0 +1,455 @@
+package broker
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Index holds every live revocation in memory. Whatever is checked is checked
+// here, in a few look-ups, and never waits for the store.
+//
+// Records with one condition, by far the most, take 32 bytes each and a slot or
+// two of 4 bytes in a hash table, without a pointer among them; records with
+// several conditions hang on their rarest. Both turn back into feed entries,
+// byte for byte, so that a replica can restore what the store lost.
+type Index struct {
+	skew time.Duration
+
+	mu       sync.RWMutex
+	base     Head // what the oldest kept entry follows
+	head     Head
+	recent   []Head     // the last heads, oldest first
+	segments [][]plain  // records with one condition, oldest first, none past its use in front
+	dropped  uint32     // records that were in segments dropped since
+	slots    []uint32   // hash table of plain records: 1 + number, counted from the very first
+	used     int        // slots in use
+	others   []Entry    // entries that are not plain, oldest first
+	epochs   []Position // entries at which a new epoch began, oldest first
+	joint    map[Key][]Entry
+	counts   [kinds]int // live records by the kind that they are filed under
+}
+
+// plain is a record with one condition.
+type plain struct {
+	digest      [16]byte
+	at, expires uint32 // Unix seconds
+	seq         uint32 // behind Index.base
+	kind        Kind
+}
+
+const (
+	segmentSize = 4096
+	recentSize  = 4096
+)
+
+// NewIndex returns an empty index. skew is how far the clocks of foreign issuers
+// may be off: a foreign token counts as older than a revocation up to that.
+func NewIndex(skew time.Duration) *Index {
+	return &Index{skew: skew, slots: make([]uint32, 1024), joint: make(map[Key][]Entry)}
+}
+
+// Head returns how far the index has come.
+func (x *Index) Head() Head {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.head
+}
+
+// Len returns how many live records there are.
+func (x *Index) Len() int {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	n := 0
+	for _, c := range x.counts {
+		n += c
+	}
+	return n
+}
+
+// Apply adds entries that follow the head and one another, and returns how many
+// it took: fewer than all if one does not follow.
+func (x *Index) Apply(entries ...Entry) int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for i, e := range entries {
+		if x.head == (Head{}) { // whatever comes first: those before it were trimmed
+			x.base = Head{Position{e.Pos.Epoch, e.Pos.Seq - 1}, e.Prev}
+			x.head = x.base
+		}
+		if e.Prev != x.head.ID || e.Pos.Epoch < x.head.Pos.Epoch || e.Pos.Seq <= x.head.Pos.Seq {
+			return i
+		}
+		x.add(e)
+		x.head = e.Head()
+		if len(x.recent) == recentSize {
+			x.recent = slices.Delete(x.recent, 0, recentSize/2)
+		}
+		x.recent = append(x.recent, x.head)
+	}
+	return len(entries)
+}
+
+func (x *Index) add(e Entry) {
+	rel := e.Pos.Seq - x.base.Pos.Seq
+	if e.Pos.Epoch != x.head.Pos.Epoch {
+		x.epochs = append(x.epochs, e.Pos)
+	}
+	if len(e.Where) != 1 || !e.Until.IsZero() || rel > math.MaxUint32 || !fits(e.At) || !fits(e.Expires) {
+		x.others = append(x.others, e)
+		if len(e.Where) > 0 {
+			k := slices.MinFunc(e.Where, func(a, b Key) int { return int(a.Kind) - int(b.Kind) })
+			x.joint[k] = append(x.joint[k], e)
+			x.counts[k.Kind]++
+		}
+		return
+	}
+	last := len(x.segments) - 1
+	if last < 0 || len(x.segments[last]) == segmentSize {
+		x.segments = append(x.segments, make([]plain, 0, segmentSize))
+		last++
+	}
+	x.segments[last] = append(x.segments[last], plain{
+		e.Where[0].Digest, uint32(e.At.Unix()), uint32(e.Expires.Unix()), uint32(rel), e.Where[0].Kind,
+	})
+	x.counts[e.Where[0].Kind]++
+	x.insert(x.dropped + uint32(last*segmentSize+len(x.segments[last])-1))
+}
+
+func fits(t time.Time) bool { return t.Unix() >= 0 && t.Unix() <= math.MaxUint32 }
+
+// record returns the plain record of a number.
+func (x *Index) record(number uint32) *plain {
+	n := int(number - x.dropped)
+	return &x.segments[n/segmentSize][n%segmentSize]
+}
+
+func (p *plain) key() Key { return Key{p.kind, p.digest} }
+
+func (x *Index) slot(k Key) uint32 {
+	h := binary.LittleEndian.Uint64(k.Digest[:]) + uint64(k.Kind)*0x9e3779b97f4a7c15
+	return uint32(h) & uint32(len(x.slots)-1)
+}
+
+// insert files a record. A newer record of the same key takes the place of the
+// older, which it includes.
+func (x *Index) insert(number uint32) {
+	if x.used*3 > len(x.slots)*2 {
+		old := x.slots
+		x.slots, x.used = make([]uint32, 2*len(old)), 0
+		for _, s := range old {
+			if s != 0 {
+				x.insert(s - 1)
+			}
+		}
+	}
+	k := x.record(number).key()
+	for i := x.slot(k); ; i = (i + 1) & uint32(len(x.slots)-1) {
+		switch s := x.slots[i]; {
+		case s == 0:
+			x.slots[i] = number + 1
+			x.used++
+			return
+		case x.record(s-1).key() == k:
+			x.slots[i] = number + 1
+			return
+		}
+	}
+}
+
+// find returns the newest plain record of a key.
+func (x *Index) find(k Key) *plain {
+	for i := x.slot(k); x.slots[i] != 0; i = (i + 1) & uint32(len(x.slots)-1) {
+		if p := x.record(x.slots[i] - 1); p.key() == k {
+			return p
+		}
+	}
+	return nil
+}
+
+// remove takes a record out of the table, if it is the newest of its key.
+func (x *Index) remove(number uint32) {
+	mask := uint32(len(x.slots) - 1)
+	i := x.slot(x.record(number).key())
+	for x.slots[i] != number+1 {
+		if x.slots[i] == 0 {
+			return
+		}
+		i = (i + 1) & mask
+	}
+	// Close the gap, so that every record is still found from its slot.
+	for j := i; ; {
+		x.slots[i] = 0
+		for {
+			j = (j + 1) & mask
+			if x.slots[j] == 0 {
+				x.used--
+				return
+			}
+			home := x.slot(x.record(x.slots[j] - 1).key())
+			if (j-home)&mask >= (j-i)&mask {
+				break
+			}
+		}
+		x.slots[i] = x.slots[j]
+		i = j
+	}
+}
+
+// Sweep forgets the oldest records that are of no more use, and returns the
+// sequence number up to which the feed may be trimmed. It does a bounded amount
+// of work; more is true if there may be more to do.
+func (x *Index) Sweep(now time.Time) (upto uint64, more bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if len(x.segments) < 2 { // the newest segment stays: it costs little
+		return x.base.Pos.Seq, false
+	}
+	for i := range x.segments[0] {
+		if int64(x.segments[0][i].expires) > now.Unix() {
+			return x.base.Pos.Seq, false
+		}
+	}
+	last := x.base.Pos.Seq + uint64(x.segments[0][segmentSize-1].seq)
+	for _, e := range x.others {
+		if e.Pos.Seq <= last && e.Expires.After(now) {
+			return x.base.Pos.Seq, false
+		}
+	}
+	base := x.base
+	x.walk(last, func(e Entry) { base = e.Head() })
+	for i := range x.segments[0] {
+		x.counts[x.segments[0][i].kind]--
+		x.remove(x.dropped + uint32(i))
+	}
+	x.segments[0] = nil
+	x.segments = x.segments[1:]
+	x.dropped += segmentSize
+	x.rebase(base)
+	return base.Pos.Seq, true
+}
+
+// rebase moves the base up to where the oldest kept entry begins.
+func (x *Index) rebase(base Head) {
+	delta := uint32(base.Pos.Seq - x.base.Pos.Seq)
+	for _, s := range x.segments {
+		for i := range s {
+			s[i].seq -= delta
+		}
+	}
+	x.others = slices.DeleteFunc(x.others, func(e Entry) bool {
+		if e.Pos.Seq > base.Pos.Seq {
+			return false
+		}
+		for _, k := range e.Where {
+			if had := len(x.joint[k]); had > 0 {
+				x.joint[k] = slices.DeleteFunc(x.joint[k], func(j Entry) bool { return j.ID == e.ID })
+				x.counts[k.Kind] -= had - len(x.joint[k])
+			}
+			if len(x.joint[k]) == 0 {
+				delete(x.joint, k)
+			}
+		}
+		return true
+	})
+	x.epochs = slices.DeleteFunc(x.epochs, func(p Position) bool { return p.Seq <= base.Pos.Seq })
+	x.base = base
+}
+
+// Reset makes x what y is; y is not used any more.
+func (x *Index) Reset(y *Index) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.base, x.head, x.recent, x.segments, x.dropped = y.base, y.head, y.recent, y.segments, y.dropped
+	x.slots, x.used, x.others, x.epochs, x.joint, x.counts = y.slots, y.used, y.others, y.epochs, y.joint, y.counts
+}
+
+// walk calls f for the kept entries up to and with a sequence number, oldest
+// first, each as it was applied.
+func (x *Index) walk(upto uint64, f func(Entry)) {
+	at, others := x.base, x.others
+	each := func(e Entry) bool {
+		if e.Pos.Seq > upto {
+			return false
+		}
+		e = at.Follow(e.Record, e.Pos)
+		at = e.Head()
+		f(e)
+		return true
+	}
+	for _, s := range x.segments {
+		for i := range s {
+			seq := x.base.Pos.Seq + uint64(s[i].seq)
+			for len(others) > 0 && others[0].Pos.Seq < seq {
+				if !each(others[0]) {
+					return
+				}
+				others = others[1:]
+			}
+			if !each(s[i].entry(Position{x.epoch(seq), seq})) {
+				return
+			}
+		}
+	}
+	for _, e := range others {
+		if !each(e) {
+			return
+		}
+	}
+}
+
+// epoch returns the epoch that a sequence number is in.
+func (x *Index) epoch(seq uint64) uint64 {
+	epoch := x.base.Pos.Epoch
+	for _, p := range x.epochs {
+		if p.Seq <= seq {
+			epoch = p.Epoch
+		}
+	}
+	return epoch
+}
+
+func (p *plain) entry(pos Position) Entry {
+	return Entry{Record: Record{
+		Where: []Key{p.key()}, At: time.Unix(int64(p.at), 0), Expires: time.Unix(int64(p.expires), 0),
+	}, Pos: pos}
+}
+
+// After returns the kept entries behind a sequence number, oldest first, and
+// what the first of them follows.
+func (x *Index) After(seq uint64) (from Head, entries []Entry) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	from = x.base
+	x.walk(math.MaxUint64, func(e Entry) {
+		if e.Pos.Seq <= seq {
+			from = e.Head()
+		} else {
+			entries = append(entries, e)
+		}
+	})
+	return from, entries
+}
+
+// Holds reports whether h is on the chain that the index followed: yes, no, or
+// too long ago to tell.
+func (x *Index) Holds(h Head) (yes, known bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if h == x.base || h == x.head {
+		return true, true
+	}
+	for i := len(x.recent) - 1; i >= 0; i-- {
+		if r := x.recent[i]; r.Pos.Seq <= h.Pos.Seq {
+			return r == h, true
+		}
+	}
+	return false, h.Pos.Epoch != x.base.Pos.Epoch
+}
+
+// made is when a token came into being: by feed position if we made it, else by
+// its issuer's clock.
+type made struct {
+	pos  Position
+	time time.Time
+}
+
+// before reports whether that was at or before a revocation.
+func (x *Index) before(m made, seq uint64, at time.Time) bool {
+	if m.pos.Epoch != 0 {
+		return m.pos.Seq < seq
+	}
+	return !m.time.After(at.Add(x.skew))
+}
+
+// Check reports whether a lineage has been revoked, and if so by what kind of
+// condition. It fails for a token of another epoch: what was known then is lost.
+func (x *Index) Check(l *Lineage) error {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for i := range l.Hops {
+		if l.Hops[i].Pos.Epoch != x.head.Pos.Epoch {
+			return fmt.Errorf("made in another epoch of the revocation feed (%s, now %s)", l.Hops[i].Pos, x.head.Pos)
+		}
+	}
+	for i := range l.generations() {
+		m := l.made(i)
+		for kind := ByToken; kind < kinds; kind++ {
+			if x.counts[kind] == 0 {
+				continue
+			}
+			if l.keys(i, kind, func(k Key) bool { return x.hit(k, m, l) }) {
+				return fmt.Errorf("revoked by %s", kind)
+			}
+		}
+	}
+	return nil
+}
+
+// hit reports whether a record filed under the key of a generation selects it.
+func (x *Index) hit(k Key, m made, l *Lineage) bool {
+	// A session is one login: once revoked it stays so, whatever is made in it.
+	if p := x.find(k); p != nil && (k.Kind == BySession || x.before(m, x.base.Pos.Seq+uint64(p.seq), time.Unix(int64(p.at), 0))) {
+		return true
+	}
+	for i := range x.joint[k] {
+		if x.selects(&x.joint[k][i], l) {
+			return true
+		}
+	}
+	return false
+}
+
+// selects reports whether a record with several conditions takes some
+// generation of a lineage: one that meets them all, and was made before.
+func (x *Index) selects(e *Entry, l *Lineage) bool {
+	session := slices.ContainsFunc(e.Where, func(k Key) bool { return k.Kind == BySession })
+	for i := range l.generations() {
+		if l.meets(i, e.Where) && (session || x.before(l.made(i), e.Pos.Seq, e.At)) {
+			return true
+		}
+	}
+	return false
+}
+
+// Selects reports whether a record behind a position selects what is filed under
+// the keys. Of several conditions each is met by some key.
+func (x *Index) Selects(keys []Key, pos Position) bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if pos.Epoch != x.head.Pos.Epoch {
+		return true
+	}
+	for _, k := range keys {
+		if p := x.find(k); p != nil && (k.Kind == BySession || x.base.Pos.Seq+uint64(p.seq) > pos.Seq) {
+			return true
+		}
+		for _, e := range x.joint[k] {
+			if e.Pos.Seq > pos.Seq && !slices.ContainsFunc(e.Where, func(w Key) bool { return !slices.Contains(keys, w) }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Frozen reports whether new grants to a lineage are frozen at a time, and until
+// when.
+func (x *Index) Frozen(l *Lineage, now time.Time) (until time.Time, frozen bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for _, e := range x.others {
+		if !e.Until.After(now) {
+			continue
+		}
+		for i := range l.generations() {
+			if l.meets(i, e.Where) {
+				return e.Until, true
+			}
+		}
+	}
+	return time.Time{}, false
+}

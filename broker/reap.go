@@ -1,0 +1,370 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/stint-dev/stint/audit"
+)
+
+// toMark queues the marking of the leases that entries select.
+func (b *Broker) toMark(entries []Entry) {
+	b.marking.add(entries)
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// markQueue holds the entries whose leases are still to be marked.
+type markQueue struct {
+	mu      sync.Mutex
+	entries []Entry
+}
+
+func (q *markQueue) add(entries []Entry) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, e := range entries {
+		if len(e.Where) > 0 {
+			q.entries = append(q.entries, e)
+		}
+	}
+}
+
+func (q *markQueue) take() []Entry {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	entries := q.entries
+	q.entries = nil
+	return entries
+}
+
+// again is an entry that is gone through a second time: a replica that did not
+// know of it yet may have written an intent after the first.
+type again struct {
+	entry Entry
+	at    time.Time
+}
+
+// markLoop marks leases and intents that were revoked. Every replica does it for
+// every entry; whoever comes second finds nothing to do.
+func (b *Broker) markLoop(ctx context.Context) {
+	var second []again
+	if err := b.markOpen(ctx); err != nil {
+		b.complain(ctx, "mark leases that were revoked before", err)
+	}
+	for ctx.Err() == nil {
+		for _, e := range b.marking.take() {
+			b.mark(ctx, e)
+			second = append(second, again{e, b.now().Add(2 * b.cfg.MaxStaleness)})
+		}
+		for len(second) > 0 && !second[0].at.After(b.now()) {
+			b.mark(ctx, second[0].entry)
+			second = second[1:]
+		}
+		select {
+		case <-ctx.Done():
+		case <-b.wake:
+		case <-time.After(b.cfg.MaxStaleness / 2):
+		}
+	}
+}
+
+// markOpen goes through all leases, for revocations that nobody lived to mark.
+func (b *Broker) markOpen(ctx context.Context) error {
+	return b.ledger.All(ctx, func(l *Lease) error {
+		if keys, pos, err := l.selected(); err != nil || b.index.Selects(keys, pos) {
+			return b.closeLease(ctx, l.ID, "revoked")
+		}
+		return nil
+	})
+}
+
+// mark marks the leases that one entry selects.
+func (b *Broker) mark(ctx context.Context, e Entry) {
+	var ids []string
+	var err error
+	if k := e.Where[0]; len(e.Where) == 1 && k.Kind == ByEverything {
+		err = b.ledger.All(ctx, func(l *Lease) error { ids = append(ids, l.ID); return nil })
+	} else {
+		ids, err = b.ledger.Match(ctx, k)
+	}
+	if err != nil {
+		b.complain(ctx, "find leases to mark", err)
+		b.marking.add([]Entry{e}) // until it succeeds
+		pause(ctx, 100*time.Millisecond)
+		return
+	}
+	for _, id := range ids {
+		l, err := b.ledger.Lease(ctx, id)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err == nil {
+			keys, pos, bad := l.selected()
+			if bad == nil && !b.index.Selects(keys, pos) {
+				continue
+			}
+			err = b.closeLease(ctx, id, "revoked")
+		}
+		if err != nil {
+			b.complain(ctx, "mark lease "+id, err)
+			b.marking.add([]Entry{e})
+			pause(ctx, 100*time.Millisecond)
+			return
+		}
+	}
+}
+
+// selected returns what a revocation selects a lease by.
+func (l *Lease) selected() (keys []Key, pos Position, err error) {
+	for _, s := range l.Keys {
+		k, err := ParseKey(s)
+		if err != nil {
+			return nil, pos, err
+		}
+		keys = append(keys, k)
+	}
+	pos, err = ParsePosition(l.Pos)
+	return keys, pos, err
+}
+
+// closeLease marks a lease to be ended, whatever it is doing.
+func (b *Broker) closeLease(ctx context.Context, id, why string) error {
+	for {
+		l, err := b.ledger.Lease(ctx, id)
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if l.State == Closing || l.State == Closed {
+			return nil
+		}
+		l.State, l.Why, l.Next, l.Attempts = Closing, why, b.now(), 0
+		err = b.ledger.Update(ctx, l)
+		if errors.Is(err, ErrConflict) {
+			continue
+		}
+		if err == nil {
+			b.nudge()
+		}
+		return err
+	}
+}
+
+// nudge wakes the reaper.
+func (b *Broker) nudge() {
+	select {
+	case b.reap <- struct{}{}:
+	default:
+	}
+}
+
+const (
+	reapers     = 16               // leases that are ended at a time
+	firstRetry  = time.Second      // after a failed attempt; doubles
+	maxRetry    = 5 * time.Minute  //
+	stuckAfter  = 10               // attempts
+	claimMargin = 10 * time.Second // beyond the timeout, before another may try
+)
+
+// reapLoop ends leases: those that ran out, those that were revoked, and intents
+// of which nothing was heard.
+func (b *Broker) reapLoop(ctx context.Context) {
+	for ctx.Err() == nil {
+		ids, err := b.ledger.Due(ctx, b.now(), 256)
+		if err != nil {
+			b.complain(ctx, "look for leases that are due", err)
+		}
+		var wg sync.WaitGroup
+		slots := make(chan struct{}, reapers)
+		for _, id := range ids {
+			slots <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-slots }()
+				if err := b.end(ctx, id); err != nil {
+					b.complain(ctx, "end lease "+id, err)
+				}
+			})
+		}
+		wg.Wait()
+		if len(ids) > 0 && err == nil {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-b.reap:
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// end takes one lease a step further towards its end. The claim is a
+// compare-and-set: of several replicas one gets it.
+func (b *Broker) end(ctx context.Context, id string) error {
+	l, err := b.ledger.Lease(ctx, id)
+	if err != nil || l.State == Closed || l.Next.After(b.now()) {
+		return ignore(err, ErrNotFound)
+	}
+	switch l.State {
+	case Intent:
+		l.State, l.Why = Closing, "failed" // nobody came back for it
+	case Active:
+		l.State, l.Why = Closing, "expired"
+	}
+	l.Next = b.now().Add(b.cfg.RevokeTimeout + claimMargin)
+	l.Attempts++
+	if err := b.ledger.Update(ctx, l); err != nil {
+		return ignore(err, ErrConflict)
+	}
+	outcome, err := b.revokeUpstream(ctx, l)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return b.settle(ctx, l, outcome, err)
+}
+
+func ignore(err, what error) error {
+	if errors.Is(err, what) {
+		return nil
+	}
+	return err
+}
+
+// revokeUpstream asks the provider to end a lease.
+func (b *Broker) revokeUpstream(ctx context.Context, l *Lease) (Outcome, error) {
+	p := b.reg.Providers[l.Provider]
+	if p == nil {
+		return Outcome{}, fmt.Errorf("provider %s is not configured any more", l.Provider)
+	}
+	var handle []byte
+	if len(l.Handle) > 0 {
+		var err error
+		if handle, err = b.sealer.Open(l.Handle, handleContext(l)); err != nil {
+			return Outcome{}, fmt.Errorf("open handle: %w", err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.RevokeTimeout)
+	defer cancel()
+	return p.Revoke(ctx, RevokeLease{Lease: l.ID, Handle: handle, Expires: l.Expires})
+}
+
+func handleContext(l *Lease) string { return "lease " + l.ID + " at " + l.Provider }
+
+// settle writes down what an attempt came to. A final outcome closes the lease;
+// otherwise there is another attempt, until what was minted has run out.
+func (b *Broker) settle(ctx context.Context, l *Lease, o Outcome, failure error) error {
+	now := b.now()
+	before := l.Outcome
+	wait := min(firstRetry<<min(l.Attempts-1, 20), maxRetry)
+	switch {
+	case failure == nil && o.State.Final():
+		l.State, l.Outcome, l.Until, l.Note = Closed, o.State, o.Until, o.Note
+	case failure != nil && now.After(l.Expires.Add(b.cfg.Skew)) && !b.endsByHand(l):
+		// What cannot be asked about has run out by its own terms.
+		l.State, l.Outcome, l.Until, l.Note = Closed, UnknownUntil, l.Expires, "not confirmed before it ran out"
+	case failure == nil:
+		l.Outcome, l.Note, l.Next = o.State, o.Note, now.Add(min(wait, 2*time.Second))
+	case l.Attempts >= stuckAfter:
+		l.Outcome, l.Note, l.Next = Stuck, "attempts keep failing", now.Add(wait)
+	default:
+		l.Next = now.Add(wait)
+	}
+	if failure != nil {
+		b.log.WarnContext(ctx, "lease could not be ended", "lease", l.ID, "provider", l.Provider, "attempt", l.Attempts, "error", failure)
+	}
+	if l.State != Closed && l.Outcome == before {
+		return ignore(b.ledger.Update(ctx, l), ErrConflict)
+	}
+	// The outcome is recorded first: if the ledger then fails, it is found again.
+	if err := b.recordLease(ctx, l); err != nil {
+		b.complain(ctx, "record the outcome of a lease", err)
+	}
+	return ignore(b.ledger.Update(ctx, l), ErrConflict)
+}
+
+// endsByHand reports whether what a lease minted stays until somebody removes it,
+// such as a database role.
+func (b *Broker) endsByHand(l *Lease) bool {
+	p := b.reg.Providers[l.Provider]
+	return p != nil && p.Describe().Sweep != nil && l.Attempts < 10*stuckAfter
+}
+
+// recordLease records what became of a lease.
+func (b *Broker) recordLease(ctx context.Context, l *Lease) error {
+	e := &audit.Event{
+		Kind: audit.KindLease, Outcome: audit.Done,
+		Party:  audit.Party{Client: l.Client, Agent: l.Agent, Subject: l.Subject, Session: l.Session},
+		Target: audit.Target{Resource: l.Resource, Provider: l.Provider},
+		Lease: &audit.Lease{
+			ID: l.ID, Provider: l.Provider, State: string(l.State), Expires: l.Expires.Unix(), Outcome: string(l.Outcome),
+		},
+		Reason: l.Why,
+	}
+	if !l.Until.IsZero() {
+		e.Lease.Until = l.Until.Unix()
+	}
+	if l.Outcome == Stuck || l.Outcome == UnknownUntil {
+		e.Outcome = audit.Failed
+	}
+	frame, err := leaseFrame(l)
+	if err != nil {
+		return err
+	}
+	return b.recorder.Record(ctx, e, audit.Personal{}, frame)
+}
+
+// leaseFrame is a lease as the journal keeps it.
+func leaseFrame(l *Lease) (audit.Frame, error) {
+	data, err := json.Marshal(l)
+	if err != nil {
+		return audit.Frame{}, fmt.Errorf("encode lease: %w", err)
+	}
+	return audit.Frame{Type: audit.FrameLease, Payload: data}, nil
+}
+
+// sweepEvery is how often upstreams are asked what is alive there.
+const sweepEvery = 10 * time.Minute
+
+func (b *Broker) sweepLoop(ctx context.Context) {
+	for ctx.Err() == nil {
+		if n, err := b.Sweep(ctx); err != nil {
+			b.complain(ctx, "sweep upstreams", err)
+		} else if n > 0 {
+			b.log.WarnContext(ctx, "ended credentials that no lease knew of", "count", n)
+		}
+		pause(ctx, sweepEvery)
+	}
+}
+
+// Sweep asks the providers that can list what is alive for credentials that no
+// lease knows of, and has them ended. It returns how many there were.
+func (b *Broker) Sweep(ctx context.Context) (total int, err error) {
+	for name, p := range b.reg.Providers {
+		sweep := p.Describe().Sweep
+		if sweep == nil {
+			continue
+		}
+		ended, failure := sweep(ctx, func(id string) bool {
+			l, err := b.ledger.Lease(ctx, id)
+			// Not knowing is no reason to end anything.
+			return err == nil && l.State != Closed || err != nil && !errors.Is(err, ErrNotFound)
+		})
+		total += len(ended)
+		for _, id := range ended {
+			l := &Lease{ID: id, Provider: name, State: Closed, Outcome: Revoked, Why: "orphan"}
+			err = errors.Join(err, b.recordLease(ctx, l))
+		}
+		if failure != nil {
+			err = errors.Join(err, fmt.Errorf("sweep %s: %w", name, failure))
+		}
+	}
+	return total, err
+}

@@ -1,0 +1,352 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/stint-dev/stint/audit"
+	"github.com/stint-dev/stint/internal/strictjson"
+	"github.com/stint-dev/stint/scopes/grant"
+)
+
+// vend issues a credential of an upstream. What came before has met the grant,
+// checked it against every input and rendered it; here it is minted, held
+// against what the upstream says it granted, recorded, activated and handed out,
+// or ended.
+func (x *exchange) vend(ctx context.Context) (*Issued, error) {
+	b := x.b
+	p := b.reg.Providers[x.target.Provider]
+	d := p.Describe()
+	if err := x.fits(d); err != nil {
+		return nil, err
+	}
+	l, err := x.intend(ctx)
+	if err != nil {
+		return nil, err
+	}
+	x.event.Lease = &audit.Lease{ID: l.ID, Provider: l.Provider, Class: string(d.Class), State: string(l.State)}
+	x.certify(d)
+	m, err := x.mint(ctx, p, l)
+	// From here on the caller may be gone; the credential must not be forgotten.
+	ctx = context.WithoutCancel(ctx)
+	if err != nil {
+		b.abandon(ctx, l)
+		return nil, err
+	}
+	if err := x.hold(m); err != nil {
+		x.event.Certificate.Granted, x.event.Certificate.Evidence = m.Granted.Canonical(), string(m.Evidence)
+		b.abandonWith(ctx, l, m.Handle)
+		b.alarm(ctx, fmt.Sprintf("upstream %s granted more than was asked: lease %s", l.Provider, l.ID), x.pos)
+		return nil, err
+	}
+	x.lap("mint")
+	if err := x.activate(ctx, l, m); err != nil {
+		b.abandonWith(ctx, l, m.Handle)
+		return nil, err
+	}
+	return x.handOut(d, l, m)
+}
+
+// fits refuses what the provider cannot do at all.
+func (x *exchange) fits(d Description) error {
+	if left := x.expires.Sub(x.now); left < d.MinLifetime {
+		return refused("subject token", "%s are left, %s lends for at least %s", left, x.target.Provider, d.MinLifetime)
+	}
+	switch x.r.RequestedType {
+	case TypeJWT:
+		return Fail(BadRequest, nil, "this target has credentials, no tokens of ours")
+	case TypeAccess:
+		if d.TokenType != "Bearer" {
+			return Fail(BadRequest, nil, "this target's credential is no access token")
+		}
+	case TypeCredential:
+		if d.TokenType == "Bearer" {
+			return Fail(BadRequest, nil, "this target's credential is an access token")
+		}
+	}
+	return nil
+}
+
+// intend writes down, durably and before anything is minted, what is about to
+// be: in the journal, so that it can be found without the store, and in the
+// ledger, so that a revocation finds it.
+func (x *exchange) intend(ctx context.Context) (*Lease, error) {
+	b := x.b
+	id := newLeaseID()
+	lineage := x.lineage.with(x.hop(id))
+	lineage.Lease, lineage.Provider = id, x.target.Provider
+	l := &Lease{
+		ID: id, State: Intent, Provider: x.target.Provider, Pos: x.pos.String(),
+		Session: lineage.Session, Client: x.r.Client.ID, Agent: x.agent, Resource: x.target.Resource,
+		Grant: json.RawMessage(x.verdict.Narrowed.Grant.Canonical()), Created: x.now, Expires: x.expires,
+		Next: x.now.Add(b.cfg.MintTimeout + claimMargin),
+	}
+	l.Subject = l.Client
+	if x.subject != nil {
+		l.Subject = b.recorder.Index(x.subject.name())
+	}
+	for _, k := range lineage.AllKeys() {
+		l.Keys = append(l.Keys, k.String())
+	}
+	frame, err := leaseFrame(l)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.recorder.Keep(frame); err != nil {
+		return nil, unavailable(fmt.Errorf("journal intent: %w", err))
+	}
+	if err := b.ledger.Create(ctx, l); err != nil {
+		return nil, unavailable(fmt.Errorf("write intent: %w", err))
+	}
+	return l, nil
+}
+
+// newLeaseID returns 120 random bits as 24 lower-case letters and digits, which
+// is what role names at upstreams can hold.
+func newLeaseID() string {
+	var b [24]byte
+	randomText(b[:])
+	return string(b[:])
+}
+
+// certify starts the certificate: what was met, what came of it, what is sent.
+func (x *exchange) certify(d Description) {
+	n := x.verdict.Narrowed
+	c := &audit.Certificate{
+		Kind: d.Schema.Kind(), Schema: d.Schema.Hash(),
+		Grant: n.Grant.Canonical(), Rendered: n.Parsed.Canonical(), Asked: x.expires.Unix(),
+		Granted: json.RawMessage("null"),
+	}
+	for _, in := range n.Inputs {
+		c.Inputs = append(c.Inputs, audit.Input{Name: in.Name, Grant: in.Grant.Canonical()})
+	}
+	x.event.Certificate = c
+}
+
+// minting is what came of a call upstream.
+type minting struct {
+	minted *Minted
+	err    error
+}
+
+// mint calls the provider, within the time for it. An answer that comes later is
+// not lost: what it brings is ended.
+func (x *exchange) mint(ctx context.Context, p Provider, l *Lease) (*Minted, error) {
+	b := x.b
+	ctx, end := b.span(ctx, "provider.mint")
+	bounded, cancel := context.WithTimeout(ctx, b.cfg.MintTimeout)
+	n := x.verdict.Narrowed
+	req := MintRequest{
+		Lease: l.ID, Grant: n.Grant, Rendered: n.Rendered, Expires: x.expires,
+		Subject: x.lineage.Subject, Pseudonym: l.Subject, Actor: x.agent, Client: x.r.Client.ID,
+		Note: func(handle []byte) error { return b.noteHandle(context.WithoutCancel(ctx), l, handle) },
+	}
+	answer := make(chan minting, 1)
+	go func() {
+		defer cancel()
+		m, err := p.Mint(bounded, req)
+		answer <- minting{m, err}
+	}()
+	select {
+	case a := <-answer:
+		end(a.err)
+		if a.err == nil && a.minted == nil {
+			a.err = errors.New("the provider answered with nothing")
+		}
+		if a.err != nil {
+			return nil, mintError(a.err)
+		}
+		return a.minted, nil
+	case <-bounded.Done():
+		go func() { // the late answer
+			if a := <-answer; a.minted != nil {
+				b.abandonWith(context.WithoutCancel(ctx), l, a.minted.Handle)
+			}
+		}()
+		end(bounded.Err())
+		return nil, unavailable(fmt.Errorf("upstream %s did not answer in time: %w", l.Provider, bounded.Err()))
+	}
+}
+
+// mintError keeps the code of a provider's error, but never its upstream's text
+// from the caller.
+func mintError(err error) error {
+	if e := AsError(err); e.Code != Internal {
+		return e
+	}
+	return unavailable(fmt.Errorf("mint: %w", err))
+}
+
+// noteHandle replaces an intent's handle, durably, in the middle of minting.
+func (b *Broker) noteHandle(ctx context.Context, l *Lease, handle []byte) error {
+	sealed, err := b.sealer.Seal(handle, handleContext(l))
+	if err != nil {
+		return fmt.Errorf("seal handle: %w", err)
+	}
+	next := *l
+	next.Handle = sealed
+	frame, err := leaseFrame(&next)
+	if err != nil {
+		return err
+	}
+	if err := b.recorder.Keep(frame); err != nil {
+		return unavailable(fmt.Errorf("journal handle: %w", err))
+	}
+	if err := b.ledger.Update(ctx, &next); err != nil {
+		return unavailable(fmt.Errorf("write handle: %w", err))
+	}
+	*l = next
+	return nil
+}
+
+// hold compares what the upstream says it granted with what was asked for.
+func (x *exchange) hold(m *Minted) error {
+	n := x.verdict.Narrowed
+	if m.Granted.IsNothing() {
+		return fmt.Errorf("the provider does not say what was granted")
+	}
+	if ok, diffs := grant.Leq(m.Granted, n.Grant); !ok {
+		return fmt.Errorf("the upstream granted more than was asked: %v", diffs)
+	}
+	// A second's grace: upstreams round, and clocks differ by less.
+	if m.Expires.IsZero() || m.Expires.After(x.expires.Add(time.Second)) {
+		return fmt.Errorf("the upstream's credential lives until %s, asked was %s", m.Expires, x.expires)
+	}
+	c := x.event.Certificate
+	c.Granted, c.Evidence, c.Given = m.Granted.Canonical(), string(m.Evidence), m.Expires.Unix()
+	return nil
+}
+
+// activate records the grant and then makes the intent a lease, unless a
+// revocation has marked it meanwhile.
+func (x *exchange) activate(ctx context.Context, l *Lease, m *Minted) error {
+	b := x.b
+	next := *l
+	next.State, next.Expires, next.Next = Active, m.Expires, m.Expires
+	if m.Handle != nil {
+		sealed, err := b.sealer.Seal(m.Handle, handleContext(l))
+		if err != nil {
+			return fmt.Errorf("seal handle: %w", err)
+		}
+		next.Handle = sealed
+	}
+	frame, err := leaseFrame(&next)
+	if err != nil {
+		return err
+	}
+	secretText := m.Token
+	if secretText.Empty() {
+		secretText = m.Document
+	}
+	x.event.Outcome = audit.Granted
+	x.event.Token = &audit.Token{Parent: x.parent(), Position: x.pos.String(), Hops: len(x.lineage.Hops)}
+	e := x.event.Lease
+	e.State, e.Expires, e.Digest, e.Upstream = string(Active), m.Expires.Unix(), secretText.Digest(), m.Upstream
+	if err := b.recorder.Record(ctx, x.event, x.personal, frame); err != nil {
+		x.forget()
+		return unavailable(fmt.Errorf("record exchange: %w", err))
+	}
+	if err := b.index.Check(x.lineage); err != nil {
+		return x.overtaken(refused("subject token", "revoked while the credential was made: %w", err))
+	}
+	if err := b.current(b.now()); err != nil {
+		return x.overtaken(err)
+	}
+	err = b.ledger.Update(ctx, &next)
+	if errors.Is(err, ErrConflict) {
+		return x.overtaken(refused("subject token", "revoked while the credential was made"))
+	}
+	if err != nil {
+		return x.overtaken(unavailable(fmt.Errorf("activate lease: %w", err)))
+	}
+	*l = next
+	b.noteSession(x.lineage, x)
+	return nil
+}
+
+func (x *exchange) parent() string {
+	if x.subject == nil {
+		return ""
+	}
+	return tokenID(x.subject)
+}
+
+// forget takes back from the event what did not come to be.
+func (x *exchange) forget() {
+	x.event.Token, x.event.Lease.Digest, x.event.Lease.Upstream = nil, "", nil
+	x.event.Lease.State = string(Closing)
+}
+
+// overtaken prepares a second event for a grant that was recorded and then not
+// handed out.
+func (x *exchange) overtaken(err error) error {
+	again := *x.event
+	x.event = &again
+	lease := *again.Lease
+	x.event.Lease = &lease
+	x.forget()
+	return err
+}
+
+// abandon queues the end of whatever an intent came to.
+func (b *Broker) abandon(ctx context.Context, l *Lease) { b.abandonWith(ctx, l, nil) }
+
+// abandonWith is abandon with a handle that the ledger does not have yet. The
+// first attempt is made by the reaper, at once.
+func (b *Broker) abandonWith(ctx context.Context, l *Lease, handle []byte) {
+	if handle != nil {
+		if err := b.noteHandle(ctx, l, handle); err != nil && !errors.Is(err, ErrConflict) {
+			b.log.ErrorContext(ctx, "note the handle of an abandoned lease", "lease", l.ID, "error", err)
+		} else if err != nil { // marked meanwhile: take its present version
+			b.rehandle(ctx, l, handle)
+		}
+	}
+	if err := b.closeLease(ctx, l.ID, "failed"); err != nil {
+		// The intent's own time runs out soon, and then the reaper finds it.
+		b.log.ErrorContext(ctx, "close an abandoned lease", "lease", l.ID, "error", err)
+	}
+}
+
+// rehandle gives a lease that changed meanwhile its handle.
+func (b *Broker) rehandle(ctx context.Context, l *Lease, handle []byte) {
+	for range 3 {
+		now, err := b.ledger.Lease(ctx, l.ID)
+		if err == nil {
+			if err = b.noteHandle(ctx, now, handle); err == nil {
+				return
+			}
+		}
+		b.log.WarnContext(ctx, "note the handle of an abandoned lease again", "lease", l.ID, "error", err)
+	}
+}
+
+// handOut writes the answer for a credential.
+func (x *exchange) handOut(d Description, l *Lease, m *Minted) (*Issued, error) {
+	granted := x.verdict.Decision.Granted
+	out := &Issued{
+		Token: m.Token, Type: TypeAccess, TokenType: d.TokenType, Expires: m.Expires, Scope: granted,
+		Narrowed: len(granted) < len(x.verdict.Decision.Asked) || len(x.asked) == 0, Lease: l.ID,
+	}
+	if m.Token.Empty() {
+		out.Token, out.Document, out.Type = m.Document, true, TypeCredential
+	}
+	var said map[string]any
+	if err := strictjson.Decode(m.Granted.Canonical(), &said); err != nil {
+		return nil, fmt.Errorf("say what was granted: %w", err)
+	}
+	said["type"], said["provider"] = d.Details, x.target.Provider
+	answer := []any{said}
+	if x.details.answer != nil {
+		var call []any
+		if err := strictjson.Decode(x.details.answer, &call); err != nil {
+			return nil, fmt.Errorf("say what was granted: %w", err)
+		}
+		answer = append(answer, call...)
+	}
+	encoded, err := strictjson.Encode(answer)
+	out.Details = encoded
+	return out, err
+}
