@@ -8,8 +8,10 @@
 package strictjson
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -39,6 +41,52 @@ func decode(data []byte, v any, opts ...json.Options) error {
 		return fmt.Errorf("json: %w", tidy(err))
 	}
 	return nil
+}
+
+// Members calls each for every member of the JSON object in data, in order, with
+// the value's own bytes, which must not be kept. It refuses what [DecodeKnown]
+// refuses, and stops at the first error of each.
+func Members(data []byte, each func(name string, value []byte) error) error {
+	if err := checkDepth(data); err != nil {
+		return err
+	}
+	dec := jsontext.NewDecoder(bytes.NewBuffer(data)) // a Buffer is read in place
+	if dec.PeekKind() != '{' {
+		return errors.New("json: no object")
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return fmt.Errorf("json: %w", err)
+	}
+	for dec.PeekKind() != '}' {
+		token, err := dec.ReadToken()
+		if err != nil {
+			return fmt.Errorf("json: %w", err)
+		}
+		name := token.String()
+		value, err := dec.ReadValue()
+		if err != nil {
+			return fmt.Errorf("json: %w", err)
+		}
+		if err := each(name, value); err != nil {
+			return err
+		}
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return fmt.Errorf("json: %w", err)
+	}
+	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
+		return errors.New("json: data after the object")
+	}
+	return nil
+}
+
+// Text returns the text that a JSON value is, if it is one.
+func Text(value []byte) (string, bool) {
+	if len(value) < 2 || value[0] != '"' {
+		return "", false
+	}
+	text, err := jsontext.AppendUnquote(nil, value)
+	return string(text), err == nil
 }
 
 // Canonical returns data in the form of RFC 8785 (JSON Canonicalization

@@ -1,6 +1,7 @@
 package strictjson_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -87,5 +88,45 @@ func TestCanonical(t *testing.T) {
 	}
 	if got := string(strictjson.AppendString(nil, "a\"\n<\u2028>é")); got != "\"a\\\"\\n<\u2028>é\"" {
 		t.Errorf("AppendString = %s", got)
+	}
+}
+
+func TestMembers(t *testing.T) {
+	var got []string
+	err := strictjson.Members([]byte(` {"a":1,"b":{"c":[2,"}"]},"\u0063":"x\n"} `), func(name string, v []byte) error {
+		text, ok := strictjson.Text(v)
+		got = append(got, name+"="+string(v)+"/"+text+"/"+map[bool]string{true: "text"}[ok])
+		return nil
+	})
+	if want := "a=1// b={\"c\":[2,\"}\"]}// c=\"x\\n\"/x\n/text"; err != nil || strings.Join(got, " ") != want {
+		t.Errorf("got %q, %v", got, err)
+	}
+	for name, bad := range map[string]string{
+		"a list": `[]`, "nothing": ``, "a repeated name": `{"a":1,"\u0061":2}`, "a repeat further in": `{"a":{"b":1,"b":2}}`,
+		"trailing data": `{"a":1} {}`, "half an object": `{"a":1`, "no value": `{"a":}`, "no name": `{1:2}`,
+		"a lone surrogate": `{"a":"\ud800"}`, "depth": `{"a":` + strings.Repeat("[", 40) + strings.Repeat("]", 40) + `}`,
+	} {
+		if err := strictjson.Members([]byte(bad), func(string, []byte) error { return nil }); err == nil {
+			t.Errorf("%s was read", name)
+		}
+	}
+	stop := errors.New("stop")
+	if err := strictjson.Members([]byte(`{"a":1,"b":2}`), func(string, []byte) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("the error of each is lost: %v", err)
+	}
+	for _, bad := range []string{``, `1`, `null`, `"`, `"\ud800"`} {
+		if text, ok := strictjson.Text([]byte(bad)); ok {
+			t.Errorf("%s is a text: %q", bad, text)
+		}
+	}
+}
+
+func BenchmarkMembers(b *testing.B) {
+	doc := []byte(`{"iss":"https://idp.example","sub":"alice","aud":"x","exp":1764000000,"iat":1763990000,"jti":"abcdefghijklmnop","scope":"a b c","groups":["a","b","c"],"azp":"client","sid":"xyz","auth_time":1763990000,"email":"alice@example.com"}`)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := strictjson.Members(doc, func(string, []byte) error { return nil }); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

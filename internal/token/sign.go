@@ -1,0 +1,87 @@
+package token
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	"github.com/stint-dev/stint/broker"
+	"github.com/stint-dev/stint/internal/secret"
+	"github.com/stint-dev/stint/internal/strictjson"
+)
+
+// Sign implements [broker.Tokens]. The payload is assembled by hand: it is on
+// the path of every exchange, and has one form.
+func (s *Service) Sign(_ context.Context, c *broker.Claims) (secret.String, error) {
+	claim, err := json.Marshal(&c.Stint)
+	if err != nil {
+		return secret.String{}, fmt.Errorf("encode claims: %w", err)
+	}
+	b := make([]byte, 0, 1024)
+	b = append(b, `{"iss":`...)
+	b = strictjson.AppendString(b, c.Issuer)
+	b = member(b, "sub", c.Subject)
+	b = member(b, "aud", c.Audience)
+	b = member(b, "client_id", c.ClientID)
+	b = member(b, "jti", c.ID)
+	b = number(b, "iat", c.IssuedAt.Unix())
+	b = number(b, "exp", c.Expires.Unix())
+	if !c.AuthTime.IsZero() {
+		b = number(b, "auth_time", c.AuthTime.Unix())
+	}
+	if len(c.Scope) > 0 {
+		b = append(b, `,"scope":"`...)
+		for i, scope := range c.Scope { // scope tokens need no escapes (RFC 6749 section 3.3)
+			if i > 0 {
+				b = append(b, ' ')
+			}
+			b = append(b, scope...)
+		}
+		b = append(b, '"')
+	}
+	if len(c.Groups) > 0 {
+		b = append(b, `,"groups":[`...)
+		for i, g := range c.Groups {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = strictjson.AppendString(b, g)
+		}
+		b = append(b, ']')
+	}
+	b = act(b, c.Actors)
+	if len(c.Details) > 0 {
+		b = append(append(b, `,"authorization_details":`...), c.Details...)
+	}
+	b = append(append(b, `,"stint":`...), claim...)
+	b = append(b, '}')
+	if n := len(b)*4/3 + 256; n > MaxSize {
+		return secret.String{}, fmt.Errorf("a token of more than %d bytes", MaxSize)
+	}
+	text, err := s.ring.sign(b)
+	return secret.New(text), err
+}
+
+func member(b []byte, name, value string) []byte {
+	b = append(append(append(b, `,"`...), name...), `":`...)
+	return strictjson.AppendString(b, value)
+}
+
+func number(b []byte, name string, n int64) []byte {
+	b = append(append(append(b, `,"`...), name...), `":`...)
+	return strconv.AppendInt(b, n, 10)
+}
+
+// act nests the actors, the present one outermost (RFC 8693 section 4.1).
+func act(b []byte, chain []broker.Actor) []byte {
+	for _, a := range chain {
+		b = append(b, `,"act":{"iss":`...)
+		b = strictjson.AppendString(b, a.Issuer)
+		b = member(b, "sub", a.Subject)
+	}
+	for range chain {
+		b = append(b, '}')
+	}
+	return b
+}
