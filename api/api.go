@@ -1,0 +1,363 @@
+// Package api is HTTP and OAuth on the wire: routes, limits, forms in, documents
+// out. It is the only user of echo and fosite, and knows no policy: what a
+// request comes to is the broker's to say, and which words of an error reach a
+// caller is decided in errors.go alone.
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/ory/fosite"
+
+	"github.com/stint-dev/stint/broker"
+	"github.com/stint-dev/stint/internal/secret"
+)
+
+// Broker is what the endpoints need of the broker.
+type Broker interface {
+	AuthenticateClient(ctx context.Context, c broker.Credentials) (*broker.Client, error)
+	Exchange(ctx context.Context, r *broker.ExchangeRequest) (*broker.Issued, error)
+	// Refuse records a request that did not come to an exchange.
+	Refuse(ctx context.Context, r *broker.ExchangeRequest, clientID string, err error)
+	Taker
+	Status(ctx context.Context) broker.Status
+}
+
+// Taker takes back, and says what is good.
+type Taker interface {
+	RevokeToken(ctx context.Context, c *broker.Client, raw secret.String, requestID string) error
+	Introspect(ctx context.Context, c *broker.Client, raw secret.String, consume bool, requestID string) (*broker.Introspection, error)
+	Revoke(ctx context.Context, r broker.Revocation) (*broker.Receipt, error)
+}
+
+var _ Broker = (*broker.Broker)(nil)
+
+// Keys are our public keys.
+type Keys interface {
+	JWKS() []byte
+	Algorithms() []string
+}
+
+// Limits bound what strangers send. Zero values mean the defaults given here.
+type Limits struct {
+	// Body is the largest request body, in bytes. Default: 65536.
+	Body int64 `yaml:"body,omitempty" check:"min=1024,max=1048576"`
+	// Concurrency is how many requests are worked on at a time; further ones are
+	// answered 503. Default: 512.
+	Concurrency int `yaml:"concurrency,omitempty" check:"min=1,max=100000"`
+	// ClientRate is how many requests a second a client may send for long, and
+	// ClientBurst how many at once. Defaults: 500 and 1000.
+	ClientRate  float64 `yaml:"client_rate,omitempty"`
+	ClientBurst int     `yaml:"client_burst,omitempty" check:"min=1"`
+	// AddressRate and AddressBurst are the same for a network address. Defaults:
+	// 1000 and 2000.
+	AddressRate  float64 `yaml:"address_rate,omitempty"`
+	AddressBurst int     `yaml:"address_burst,omitempty" check:"min=1"`
+	// TrustedProxies are the networks of proxies whose X-Forwarded-For is believed.
+	TrustedProxies []string `yaml:"trusted_proxies,omitempty"`
+}
+
+// Check says what is wrong with limits.
+func (l *Limits) Check() error {
+	for _, p := range l.TrustedProxies {
+		if _, _, err := net.ParseCIDR(p); err != nil {
+			return errors.New("trusted_proxies: write networks, such as 10.0.0.0/8")
+		}
+	}
+	if l.ClientRate < 0 || l.AddressRate < 0 {
+		return errors.New("rates are not negative")
+	}
+	return nil
+}
+
+func (l *Limits) defaults() {
+	set := func(v *float64, d float64) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	set(&l.ClientRate, 500)
+	set(&l.AddressRate, 1000)
+	for v, d := range map[*int]int{&l.ClientBurst: 1000, &l.AddressBurst: 2000, &l.Concurrency: 512} {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	if l.Body == 0 {
+		l.Body = 64 << 10
+	}
+}
+
+// Config is what the endpoints go by.
+type Config struct {
+	// Issuer is our issuer identifier, without a slash at its end. Its path is that
+	// of every endpoint.
+	Issuer string
+	Limits Limits
+	Keys   Keys
+	// DetailsTypes are the types of authorization details that exist.
+	DetailsTypes []string
+	// IssuerHealth says of each trusted issuer what is wrong with its keys; empty:
+	// nothing.
+	IssuerHealth func() map[string]string
+	Metrics      *Metrics
+	Log          *slog.Logger
+	Now          func() time.Time
+	// Span starts a span of a trace for a request, continuing the one that its
+	// headers name; nil: no tracing. The functions it returns give the trace's id,
+	// and end the span with a status.
+	Span func(r *http.Request) (ctx context.Context, traceID string, end func(status int))
+}
+
+// Server is the endpoints.
+type Server struct {
+	cfg       Config
+	broker    Broker
+	oauth     *fosite.Fosite
+	clients   *rates
+	addresses *rates
+	slots     chan struct{}
+	draining  atomic.Bool
+	log       *slog.Logger
+	now       func() time.Time
+}
+
+// New returns the endpoints of a broker.
+func New(cfg Config, b Broker) (*Server, error) {
+	u, err := url.Parse(cfg.Issuer)
+	switch {
+	case err != nil || u.Host == "" || strings.HasSuffix(cfg.Issuer, "/") || u.RawQuery != "" || u.Fragment != "":
+		return nil, errors.New("issuer: an https URL without query, fragment and final slash is needed (RFC 8414 section 2)")
+	case b == nil || cfg.Keys == nil || cfg.Log == nil || cfg.Now == nil || cfg.Metrics == nil || cfg.IssuerHealth == nil:
+		return nil, errors.New("api: a collaborator is missing")
+	}
+	cfg.Limits.defaults()
+	s := &Server{
+		cfg: cfg, broker: b, log: cfg.Log, now: cfg.Now, slots: make(chan struct{}, cfg.Limits.Concurrency),
+		clients:   newRates(cfg.Limits.ClientRate, cfg.Limits.ClientBurst),
+		addresses: newRates(cfg.Limits.AddressRate, cfg.Limits.AddressBurst),
+	}
+	// fosite parses, asks us who the client is and then our one handler what
+	// comes of it. Its own JWT code, hashers, fetchers and writers have no part.
+	s.oauth = &fosite.Fosite{Config: &fosite.Config{
+		ClientAuthenticationStrategy: s.authenticate,
+		TokenEndpointHandlers:        fosite.TokenEndpointHandlers{exchangeHandler{}},
+	}}
+	return s, nil
+}
+
+// Drain makes /readyz say that the server is going away.
+func (s *Server) Drain() { s.draining.Store(true) }
+
+// Public returns the handler of the public listener.
+func (s *Server) Public() http.Handler {
+	e := s.echo()
+	u, _ := url.Parse(s.cfg.Issuer) // New has checked it
+	base := u.Path
+	g := e.Group(base)
+	g.POST("/oauth2/token", s.limited(s.token))
+	g.POST("/oauth2/revoke", s.limited(s.revoke))
+	g.POST("/oauth2/introspect", s.limited(s.introspect))
+	g.GET("/oauth2/jwks", s.limited(s.jwks))
+	// RFC 8414 section 3.1 puts the issuer's path behind the well-known one;
+	// OpenID Connect Discovery section 4 before it. Both are found.
+	e.GET("/.well-known/oauth-authorization-server"+base, s.limited(s.serveMetadata(false)))
+	e.GET("/.well-known/openid-configuration"+base, s.limited(s.serveMetadata(true)))
+	if base != "" {
+		g.GET("/.well-known/openid-configuration", s.limited(s.serveMetadata(true)))
+	}
+	e.GET("/livez", s.live)
+	e.GET("/readyz", s.ready(false))
+	return e
+}
+
+// Ops returns the handler of the listener for operators: health in full, and
+// metrics.
+func (s *Server) Ops() http.Handler {
+	e := s.echo()
+	e.GET("/livez", s.live)
+	e.GET("/readyz", s.ready(true))
+	e.GET("/metrics", echo.WrapHandler(s.cfg.Metrics.Handler()))
+	return e
+}
+
+// Local returns the handler of the local socket. Who can open it may use it; the
+// caller's user id is in the record.
+func (s *Server) Local() http.Handler {
+	e := s.echo()
+	e.POST("/admin/v1/revocations", s.adminRevoke)
+	e.GET("/admin/v1/status", s.ready(true))
+	return e
+}
+
+func (s *Server) echo() *echo.Echo {
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	e.IPExtractor = echo.ExtractIPDirect()
+	if len(s.cfg.Limits.TrustedProxies) > 0 {
+		options := []echo.TrustOption{echo.TrustLoopback(false), echo.TrustLinkLocal(false), echo.TrustPrivateNet(false)}
+		for _, p := range s.cfg.Limits.TrustedProxies {
+			if _, network, err := net.ParseCIDR(p); err == nil {
+				options = append(options, echo.TrustIPRange(network))
+			}
+		}
+		e.IPExtractor = echo.ExtractIPFromXFFHeader(options...)
+	}
+	e.HTTPErrorHandler = s.httpError
+	e.Use(s.around)
+	return e
+}
+
+// httpError answers what no endpoint did: unknown paths, wrong methods, errors
+// that a handler returned instead of writing them.
+func (s *Server) httpError(err error, c echo.Context) {
+	if c.Response().Committed {
+		return
+	}
+	status := http.StatusInternalServerError
+	if he := (*echo.HTTPError)(nil); errors.As(err, &he) {
+		status = he.Code
+	} else {
+		s.log.ErrorContext(c.Request().Context(), "request failed", "path", c.Path(), "request", requestID(c), "error", err)
+	}
+	p := problem{Error: "server_error", status: status}
+	switch {
+	case status == http.StatusNotFound:
+		p.Error, p.Description = "invalid_request", "there is nothing here"
+	case status == http.StatusMethodNotAllowed:
+		p.Error, p.Description = "invalid_request", "the method is not allowed here"
+	case status < http.StatusInternalServerError:
+		p.Error = "invalid_request"
+	}
+	_ = p.write(c)
+}
+
+const requestIDHeader = "X-Request-Id"
+
+// around is about every request: its id, headers, size, span, log line, metrics,
+// and what remains of a panic.
+func (s *Server) around(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) (err error) {
+		began := s.now()
+		r := c.Request()
+		h := c.Response().Header()
+		var id [8]byte
+		_, _ = rand.Read(id[:]) // never fails
+		h.Set(requestIDHeader, hex.EncodeToString(id[:]))
+		h.Set("Cache-Control", "no-store")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		h.Set("Referrer-Policy", "no-referrer")
+		if r.TLS != nil {
+			h.Set("Strict-Transport-Security", "max-age=31536000")
+		}
+		r.Body = http.MaxBytesReader(c.Response(), r.Body, s.cfg.Limits.Body)
+		end := func(int) {}
+		if s.cfg.Span != nil {
+			var ctx context.Context
+			var trace string
+			ctx, trace, end = s.cfg.Span(r)
+			c.SetRequest(r.WithContext(ctx))
+			c.Set(traceKey, trace)
+		}
+		defer func() {
+			if p := recover(); p != nil {
+				s.log.ErrorContext(r.Context(), "panic", "value", p, "request", requestID(c), "stack", string(debug.Stack()))
+				err = s.fail(c, tokenEndpoint, errors.New("panic"))
+			}
+			if err != nil {
+				s.httpError(err, c)
+				err = nil
+			}
+			took := s.now().Sub(began)
+			status := c.Response().Status
+			end(status)
+			s.cfg.Metrics.request(c.Path(), status, took)
+			s.log.LogAttrs(r.Context(), slog.LevelDebug, "request", slog.String("path", c.Path()), slog.Int("status", status),
+				slog.Duration("took", took), slog.String("request", requestID(c)))
+		}()
+		return next(c)
+	}
+}
+
+const traceKey = "trace"
+
+func requestID(c echo.Context) string { return c.Response().Header().Get(requestIDHeader) }
+
+func traceID(c echo.Context) string {
+	id, _ := c.Get(traceKey).(string)
+	return id
+}
+
+// limited holds a handler to the rate of an address and to the number of
+// requests at a time.
+func (s *Server) limited(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if wait, ok := s.addresses.take(addressKey(c.RealIP()), s.now()); !ok {
+			return s.fail(c, tokenEndpoint, limited(wait))
+		}
+		select {
+		case s.slots <- struct{}{}:
+			defer func() { <-s.slots }()
+			return next(c)
+		default:
+			e := broker.Fail(broker.Unavailable, errors.New("too many requests at a time"), "the server is busy; try again")
+			e.RetryAfter = time.Second
+			return s.fail(c, tokenEndpoint, e)
+		}
+	}
+}
+
+// addressKey is what an address counts as: of IPv6 the network of a subscriber.
+func addressKey(ip string) string {
+	if a := net.ParseIP(ip); a != nil && a.To4() == nil {
+		return a.Mask(net.CIDRMask(64, 128)).String()
+	}
+	return ip
+}
+
+// refuse records a request that did not come to an exchange, and answers it.
+func (s *Server) refuse(c echo.Context, at endpoint, r *broker.ExchangeRequest, err error) error {
+	e := (*broker.Error)(nil)
+	if errors.As(err, &e) && e.Code != broker.Limited {
+		r.RequestID, r.Trace = requestID(c), traceID(c)
+		id, _, _ := c.Request().BasicAuth()
+		if form := c.Request().PostForm; id == "" && form != nil {
+			id = form.Get("client_id")
+		}
+		s.broker.Refuse(c.Request().Context(), r, id, err)
+	}
+	return s.fail(c, at, err)
+}
+
+// fail answers an error, and logs what the caller is not told.
+func (s *Server) fail(c echo.Context, at endpoint, err error) error {
+	if errors.Is(err, errTooLarge) {
+		return s.answer(c, problem{Error: "invalid_request", Description: "the body is too large", status: http.StatusRequestEntityTooLarge})
+	}
+	p := toProblem(at, err)
+	level := slog.LevelWarn
+	if p.status >= http.StatusInternalServerError {
+		level = slog.LevelError
+	}
+	s.log.LogAttrs(c.Request().Context(), level, "refused", slog.String("path", c.Path()), slog.String("request", requestID(c)),
+		slog.String("error", p.Error), slog.String("reason", broker.AsError(err).Reason()))
+	return s.answer(c, p)
+}
+
+func (s *Server) answer(c echo.Context, p problem) error {
+	s.cfg.Metrics.refused(c.Path(), p.Error)
+	return p.write(c)
+}

@@ -1,0 +1,96 @@
+package api
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/stint-dev/stint/broker"
+)
+
+// problem is an error on the wire: RFC 6749 section 5.2, with the members that
+// interaction_required adds.
+type problem struct {
+	Error       string `json:"error"`
+	Description string `json:"error_description,omitempty"`
+	URL         string `json:"url,omitempty"`
+
+	status     int
+	retryAfter time.Duration
+	challenge  bool // add WWW-Authenticate
+}
+
+// endpoint is where an error goes: the same code means other things there.
+type endpoint int
+
+const (
+	tokenEndpoint endpoint = iota
+	revocationEndpoint
+	introspectionEndpoint
+	adminEndpoint
+)
+
+// row is what a code becomes at each endpoint.
+type row struct {
+	name   string // the OAuth error
+	status [4]int // at the token, revocation, introspection and admin endpoints
+}
+
+// table is the map from codes to the wire. A code that is not in it, and every
+// error that has none, is server_error without a word of explanation.
+var table = map[broker.Code]row{
+	broker.BadRequest: {"invalid_request", [4]int{400, 400, 400, 400}},
+	broker.BadClient:  {"invalid_client", [4]int{401, 401, 401, 401}},
+	// RFC 8693 section 2.2.2: a refused subject token is invalid_request. What is
+	// no token is nothing to revoke (RFC 7009 section 2.2) and inactive (RFC 7662
+	// section 2.2); the broker answers both without an error.
+	broker.BadToken:      {"invalid_request", [4]int{400, 200, 200, 401}},
+	broker.BadScope:      {"invalid_scope", [4]int{400, 400, 400, 403}},
+	broker.BadTarget:     {"invalid_target", [4]int{400, 400, 400, 404}}, // RFC 8707 section 2
+	broker.BadDetails:    {"invalid_authorization_details", [4]int{400, 400, 400, 400}},
+	broker.Denied:        {"unauthorized_client", [4]int{400, 400, 403, 403}},
+	broker.NeedsApproval: {"interaction_required", [4]int{400, 400, 400, 409}},
+	broker.NeedsLink:     {"interaction_required", [4]int{400, 400, 400, 409}},
+	broker.Limited:       {"temporarily_unavailable", [4]int{429, 429, 429, 429}},
+	// 503 and not 401: the caller keeps its token and comes again.
+	broker.Unavailable: {"temporarily_unavailable", [4]int{503, 503, 503, 503}},
+}
+
+// internalStatus is that of server_error. A revocation that failed is 503 (RFC
+// 7009 section 2.2.1): the token must be taken to live, and the call repeated.
+var internalStatus = [4]int{500, 503, 500, 500}
+
+// toProblem is the one place that decides which words of an error reach a
+// caller: the public text of an error with a code, and of others nothing.
+func toProblem(at endpoint, err error) problem {
+	e := (*broker.Error)(nil)
+	if !errors.As(err, &e) {
+		return problem{Error: "server_error", status: internalStatus[at]}
+	}
+	r, known := table[e.Code]
+	if !known {
+		return problem{Error: "server_error", status: internalStatus[at]}
+	}
+	return problem{
+		Error: r.name, Description: e.Public, URL: e.URL, status: r.status[at],
+		retryAfter: e.RetryAfter, challenge: e.Code == broker.BadClient,
+	}
+}
+
+// unsupportedGrantType has no code: the broker never sees it.
+var unsupportedGrantType = problem{Error: "unsupported_grant_type", Description: "the grant type is not supported", status: http.StatusBadRequest}
+
+// write sends the problem.
+func (p problem) write(c echo.Context) error {
+	h := c.Response().Header()
+	if p.retryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int((p.retryAfter+time.Second-1)/time.Second)))
+	}
+	if p.challenge {
+		h.Set("WWW-Authenticate", `Basic realm="stint", charset="UTF-8"`) // RFC 6749 section 5.2
+	}
+	return c.JSON(p.status, p)
+}

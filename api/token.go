@@ -1,0 +1,278 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/labstack/echo/v4"
+	"github.com/ory/fosite"
+
+	"github.com/stint-dev/stint/broker"
+	"github.com/stint-dev/stint/internal/secret"
+	"github.com/stint-dev/stint/internal/strictjson"
+)
+
+const assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+// bad is the error for a request that is malformed.
+func bad(text string) error { return broker.Fail(broker.BadRequest, nil, text) }
+
+// form reads the body of a POST as a form, in the one way that leaves no room
+// for two readings: no parameters in the address, no parameter twice but those
+// that may be, and empty ones as if they were absent (RFC 6749 section 3.2).
+func (s *Server) form(c echo.Context, repeatable ...string) (url.Values, error) {
+	r := c.Request()
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || kind != "application/x-www-form-urlencoded" || r.Header.Get("Content-Encoding") != "" {
+		return nil, bad("the body has to be application/x-www-form-urlencoded")
+	}
+	if r.URL.RawQuery != "" {
+		return nil, bad("parameters belong into the body")
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+			return nil, errTooLarge
+		}
+		return nil, bad("the body could not be read")
+	}
+	values, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, bad("the body is no form")
+	}
+	for name, list := range values {
+		list = slices.DeleteFunc(list, func(v string) bool { return v == "" })
+		switch {
+		case !utf8.ValidString(name) || slices.ContainsFunc(list, func(v string) bool { return !utf8.ValidString(v) || strings.ContainsRune(v, 0) }):
+			return nil, bad("a parameter is not UTF-8 text")
+		case len(list) > 1 && !slices.Contains(repeatable, name):
+			return nil, bad("a parameter is repeated")
+		case len(list) > 16:
+			return nil, bad("a parameter is repeated too often")
+		case len(list) == 0:
+			delete(values, name)
+		default:
+			values[name] = list
+		}
+	}
+	return values, nil
+}
+
+// errTooLarge is what a body beyond the limit comes to.
+var errTooLarge = errors.New("request body too large")
+
+// credentials reads how the client authenticates: RFC 6749 section 2.3, RFC 7523
+// section 2.2. More than one way in a request is an error.
+func credentials(r *http.Request, form url.Values) (broker.Credentials, error) {
+	var c broker.Credentials
+	ways := 0
+	if id, pass, ok := r.BasicAuth(); ok {
+		ways++
+		// RFC 6749 section 2.3.1: both are form-encoded before they are joined.
+		name, err1 := url.QueryUnescape(id)
+		word, err2 := url.QueryUnescape(pass)
+		if err1 != nil || err2 != nil {
+			return c, bad("the credentials in Authorization are not encoded")
+		}
+		c = broker.Credentials{Method: "client_secret_basic", ID: name, Secret: secret.New(word)}
+	} else if r.Header.Get("Authorization") != "" {
+		return c, bad("Authorization is not Basic")
+	}
+	if form.Get("client_secret") != "" {
+		ways++
+		c = broker.Credentials{Method: "client_secret_post", ID: form.Get("client_id"), Secret: secret.New(form.Get("client_secret"))}
+	}
+	if form.Get("client_assertion") != "" || form.Get("client_assertion_type") != "" {
+		ways++
+		if form.Get("client_assertion_type") != assertionType || form.Get("client_assertion") == "" {
+			return c, bad("client_assertion and client_assertion_type go together, and the type is jwt-bearer")
+		}
+		c = broker.Credentials{Method: "private_key_jwt", ID: form.Get("client_id"), Assertion: secret.New(form.Get("client_assertion"))}
+	}
+	switch {
+	case ways > 1:
+		return c, bad("more than one way to authenticate")
+	case ways == 0:
+		return broker.Credentials{ID: form.Get("client_id")}, nil
+	case c.Method == "client_secret_basic" && form.Get("client_id") != "" && form.Get("client_id") != c.ID:
+		return c, bad("client_id is not that of the credentials")
+	}
+	return c, nil
+}
+
+// exchangeRequest reads the form of a token request. Nothing else does.
+func exchangeRequest(form url.Values) *broker.ExchangeRequest {
+	return &broker.ExchangeRequest{
+		GrantType:     form.Get("grant_type"),
+		SubjectToken:  secret.New(form.Get("subject_token")),
+		SubjectType:   form.Get("subject_token_type"),
+		ActorToken:    secret.New(form.Get("actor_token")),
+		ActorType:     form.Get("actor_token_type"),
+		RequestedType: form.Get("requested_token_type"),
+		Resources:     form["resource"],
+		Audiences:     form["audience"],
+		Scope:         form.Get("scope"),
+		Details:       form.Get("authorization_details"),
+	}
+}
+
+// token serves the token endpoint: RFC 6749 section 3.2, RFC 8693 section 2.
+func (s *Server) token(c echo.Context) error {
+	form, err := s.form(c, "resource", "audience") // RFC 8693 section 2.1
+	if err != nil {
+		return s.refuse(c, tokenEndpoint, &broker.ExchangeRequest{}, err)
+	}
+	r := exchangeRequest(form)
+	r.RequestID, r.Trace, r.Address = requestID(c), traceID(c), c.RealIP()
+	switch r.GrantType {
+	case broker.TokenExchange, broker.ClientCredentials:
+	case "":
+		return s.refuse(c, tokenEndpoint, r, bad("grant_type is missing"))
+	default:
+		return s.answer(c, unsupportedGrantType)
+	}
+	if err := r.Check(); err != nil {
+		return s.refuse(c, tokenEndpoint, r, err)
+	}
+	t := &tokenSession{request: r, server: s}
+	req := c.Request()
+	req.PostForm, req.Form = form, form
+	if _, err := s.oauth.NewAccessRequest(req.Context(), req, t); err != nil {
+		if t.authenticated == nil { // an exchange records its own end
+			return s.refuse(c, tokenEndpoint, r, err)
+		}
+		return s.fail(c, tokenEndpoint, err)
+	}
+	return writeIssued(c, t.issued, s.now())
+}
+
+// tokenSession is what travels through fosite with a request: the request, and
+// what came of it.
+type tokenSession struct {
+	fosite.DefaultSession
+	server        *Server
+	request       *broker.ExchangeRequest
+	authenticated *broker.Client
+	issued        *broker.Issued
+}
+
+// oauthClient is a client as fosite wants to see it. fosite decides nothing by it.
+type oauthClient struct{ *broker.Client }
+
+func (c oauthClient) GetID() string                      { return c.ID }
+func (c oauthClient) GetHashedSecret() []byte            { return nil }
+func (c oauthClient) GetRedirectURIs() []string          { return nil }
+func (c oauthClient) GetGrantTypes() fosite.Arguments    { return c.GrantTypes }
+func (c oauthClient) GetResponseTypes() fosite.Arguments { return nil }
+func (c oauthClient) GetScopes() fosite.Arguments        { return nil }
+func (c oauthClient) IsPublic() bool                     { return false }
+func (c oauthClient) GetAudience() fosite.Arguments      { return nil }
+
+// authenticate is fosite's way to the broker's authentication: fosite's own is
+// outside our vectors, and counts a jti as used before it looks at the audience.
+func (s *Server) authenticate(ctx context.Context, r *http.Request, form url.Values) (fosite.Client, error) {
+	client, err := s.client(ctx, r, form)
+	if err != nil {
+		return nil, err
+	}
+	return oauthClient{client}, nil
+}
+
+// client authenticates the client of a request, and holds it to its rate.
+func (s *Server) client(ctx context.Context, r *http.Request, form url.Values) (*broker.Client, error) {
+	cred, err := credentials(r, form)
+	if err != nil {
+		return nil, err
+	}
+	client, err := s.broker.AuthenticateClient(ctx, cred)
+	if err != nil {
+		return nil, err
+	}
+	if wait, ok := s.clients.take(client.ID, s.now()); !ok {
+		return nil, limited(wait)
+	}
+	return client, nil
+}
+
+func limited(wait time.Duration) error {
+	e := broker.Fail(broker.Limited, nil, "too many requests; slow down")
+	e.RetryAfter = wait
+	return e
+}
+
+// exchangeHandler is the one handler that fosite has: it does the exchange.
+type exchangeHandler struct{}
+
+var _ fosite.TokenEndpointHandler = exchangeHandler{}
+
+// CanHandleTokenEndpointRequest implements [fosite.TokenEndpointHandler].
+func (exchangeHandler) CanHandleTokenEndpointRequest(_ context.Context, r fosite.AccessRequester) bool {
+	_, ours := r.GetSession().(*tokenSession)
+	return ours
+}
+
+// CanSkipClientAuth implements [fosite.TokenEndpointHandler]: never.
+func (exchangeHandler) CanSkipClientAuth(context.Context, fosite.AccessRequester) bool { return false }
+
+// HandleTokenEndpointRequest implements [fosite.TokenEndpointHandler].
+func (exchangeHandler) HandleTokenEndpointRequest(ctx context.Context, r fosite.AccessRequester) (err error) {
+	t := r.GetSession().(*tokenSession)
+	t.authenticated = r.GetClient().(oauthClient).Client
+	t.request.Client = t.authenticated
+	t.issued, err = t.server.broker.Exchange(ctx, t.request)
+	return err
+}
+
+// PopulateTokenEndpointResponse implements [fosite.TokenEndpointHandler]. The
+// response is written by writeIssued, which knows members that fosite does not.
+func (exchangeHandler) PopulateTokenEndpointResponse(context.Context, fosite.AccessRequester, fosite.AccessResponder) error {
+	return fosite.ErrUnknownRequest
+}
+
+// writeIssued writes a response: RFC 8693 section 2.2.1, RFC 9396 section 7, and
+// for a lease its id and the credential as an object.
+func writeIssued(c echo.Context, i *broker.Issued, now time.Time) error {
+	seconds := int64(i.Expires.Sub(now) / time.Second)
+	text := i.Token.Reveal()
+	b := make([]byte, 0, len(text)*2+512)
+	b = append(b, `{"access_token":`...)
+	b = strictjson.AppendString(b, text)
+	b = append(b, `,"issued_token_type":`...)
+	b = strictjson.AppendString(b, i.Type)
+	b = append(b, `,"token_type":"`...)
+	b = append(b, i.TokenType...)
+	b = append(b, `","expires_in":`...)
+	b = strconv.AppendInt(b, max(seconds, 0), 10)
+	if len(i.Scope) > 0 {
+		b = append(b, `,"scope":`...)
+		b = strictjson.AppendString(b, strings.Join(i.Scope, " "))
+	}
+	if len(i.Details) > 0 {
+		b = append(append(b, `,"authorization_details":`...), i.Details...)
+	}
+	if i.Lease != "" {
+		b = append(b, `,"lease_id":`...)
+		b = strictjson.AppendString(b, i.Lease)
+		b = append(b, `,"expires_at":"`...)
+		b = i.Expires.UTC().AppendFormat(b, time.RFC3339)
+		b = append(b, '"')
+	}
+	if i.Document {
+		if !json.Valid([]byte(text)) {
+			return errors.New("a credential that is no JSON document")
+		}
+		b = append(append(b, `,"credential":`...), text...)
+	}
+	b = append(b, '}')
+	return c.Blob(http.StatusOK, "application/json", b)
+}
