@@ -358,6 +358,9 @@ type Lease struct {
 	// Expires is when the credential ends upstream, or, of an intent, the latest
 	// that it could.
 	Expires time.Time `json:"expires"`
+	// Deadline is by when minting is over, one way or another; zero when it is.
+	// Until then nothing to be found upstream does not mean that nothing will be.
+	Deadline time.Time `json:"deadline,omitzero"`
 	// Next is when the reaper has to look at it.
 	Next     time.Time `json:"next"`
 	Attempts int       `json:"attempts,omitzero"`

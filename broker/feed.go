@@ -44,7 +44,7 @@ func ParsePosition(s string) (Position, error) {
 type Kind uint8
 
 // The kinds, rarest first: a record with several conditions is filed under the
-// first of them. Their letters are part of the feed's format.
+// first of them. Their numbers and letters are part of the feed's format.
 const (
 	ByToken Kind = iota + 1
 	ByLease

@@ -265,6 +265,8 @@ func (b *Broker) settle(ctx context.Context, l *Lease, o Outcome, failure error)
 	before := l.Outcome
 	wait := min(firstRetry<<min(l.Attempts-1, 20), maxRetry)
 	switch {
+	case failure == nil && o.State == AlreadyDead && now.Before(l.Deadline):
+		l.Next = l.Deadline // it may yet be minted
 	case failure == nil && o.State.Final():
 		l.State, l.Outcome, l.Until, l.Note = Closed, o.State, o.Until, o.Note
 	case failure != nil && now.After(l.Expires.Add(b.cfg.Skew)) && !b.endsByHand(l):

@@ -288,6 +288,7 @@ func NewRegistry(self string, clients []*Client, agents []*Agent, issuers []*Iss
 func (r *Registry) World() scopes.World {
 	w := scopes.World{
 		Agents: make(map[string]*scopes.Ceiling), Clients: make(map[string]scopes.Client),
+		Issuers:   []string{r.Self}, // of clients that act for themselves
 		Providers: make(map[string]*grant.Schema),
 	}
 	for _, a := range r.Agents {

@@ -33,18 +33,18 @@ func (x *exchange) vend(ctx context.Context) (*Issued, error) {
 	// From here on the caller may be gone; the credential must not be forgotten.
 	ctx = context.WithoutCancel(ctx)
 	if err != nil {
-		b.abandon(ctx, l)
+		b.abandon(ctx, l.ID, nil)
 		return nil, err
 	}
 	if err := x.hold(m); err != nil {
 		x.event.Certificate.Granted, x.event.Certificate.Evidence = m.Granted.Canonical(), string(m.Evidence)
-		b.abandonWith(ctx, l, m.Handle)
+		b.abandon(ctx, l.ID, m.Handle)
 		b.alarm(ctx, fmt.Sprintf("upstream %s granted more than was asked: lease %s", l.Provider, l.ID), x.pos)
 		return nil, err
 	}
 	x.lap("mint")
 	if err := x.activate(ctx, l, m); err != nil {
-		b.abandonWith(ctx, l, m.Handle)
+		b.abandon(ctx, l.ID, m.Handle)
 		return nil, err
 	}
 	return x.handOut(d, l, m)
@@ -82,8 +82,9 @@ func (x *exchange) intend(ctx context.Context) (*Lease, error) {
 		ID: id, State: Intent, Provider: x.target.Provider, Pos: x.pos.String(),
 		Session: lineage.Session, Client: x.r.Client.ID, Agent: x.agent, Resource: x.target.Resource,
 		Grant: json.RawMessage(x.verdict.Narrowed.Grant.Canonical()), Created: x.now, Expires: x.expires,
-		Next: x.now.Add(b.cfg.MintTimeout + claimMargin),
+		Deadline: x.now.Add(b.cfg.MintTimeout + claimMargin),
 	}
+	l.Next = l.Deadline
 	l.Subject = l.Client
 	if x.subject != nil {
 		l.Subject = b.recorder.Index(x.subject.name())
@@ -163,7 +164,7 @@ func (x *exchange) mint(ctx context.Context, p Provider, l *Lease) (*Minted, err
 	case <-bounded.Done():
 		go func() { // the late answer
 			if a := <-answer; a.minted != nil {
-				b.abandonWith(context.WithoutCancel(ctx), l, a.minted.Handle)
+				b.abandon(context.WithoutCancel(ctx), l.ID, a.minted.Handle)
 			}
 		}()
 		end(bounded.Err())
@@ -225,7 +226,7 @@ func (x *exchange) hold(m *Minted) error {
 func (x *exchange) activate(ctx context.Context, l *Lease, m *Minted) error {
 	b := x.b
 	next := *l
-	next.State, next.Expires, next.Next = Active, m.Expires, m.Expires
+	next.State, next.Expires, next.Next, next.Deadline = Active, m.Expires, m.Expires, time.Time{}
 	if m.Handle != nil {
 		sealed, err := b.sealer.Seal(m.Handle, handleContext(l))
 		if err != nil {
@@ -291,36 +292,47 @@ func (x *exchange) overtaken(err error) error {
 	return err
 }
 
-// abandon queues the end of whatever an intent came to.
-func (b *Broker) abandon(ctx context.Context, l *Lease) { b.abandonWith(ctx, l, nil) }
-
-// abandonWith is abandon with a handle that the ledger does not have yet. The
-// first attempt is made by the reaper, at once.
-func (b *Broker) abandonWith(ctx context.Context, l *Lease, handle []byte) {
-	if handle != nil {
-		if err := b.noteHandle(ctx, l, handle); err != nil && !errors.Is(err, ErrConflict) {
-			b.log.ErrorContext(ctx, "note the handle of an abandoned lease", "lease", l.ID, "error", err)
-		} else if err != nil { // marked meanwhile: take its present version
-			b.rehandle(ctx, l, handle)
+// abandon queues the end of whatever minting came to: also of a lease that was
+// ended meanwhile, when there was nothing to be found upstream yet. handle is what the provider answered with, nil if it did not. The first
+// attempt is made by the reaper, at once.
+func (b *Broker) abandon(ctx context.Context, id string, handle []byte) {
+	for try := 0; ; try++ {
+		err := b.reopen(ctx, id, handle)
+		if err == nil {
+			b.nudge()
+			return
 		}
-	}
-	if err := b.closeLease(ctx, l.ID, "failed"); err != nil {
-		// The intent's own time runs out soon, and then the reaper finds it.
-		b.log.ErrorContext(ctx, "close an abandoned lease", "lease", l.ID, "error", err)
+		if !errors.Is(err, ErrConflict) || try == 10 {
+			// The deadline of the intent comes, and then the reaper finds it.
+			b.log.ErrorContext(ctx, "close an abandoned lease", "lease", id, "error", err)
+			return
+		}
 	}
 }
 
-// rehandle gives a lease that changed meanwhile its handle.
-func (b *Broker) rehandle(ctx context.Context, l *Lease, handle []byte) {
-	for range 3 {
-		now, err := b.ledger.Lease(ctx, l.ID)
-		if err == nil {
-			if err = b.noteHandle(ctx, now, handle); err == nil {
-				return
-			}
-		}
-		b.log.WarnContext(ctx, "note the handle of an abandoned lease again", "lease", l.ID, "error", err)
+func (b *Broker) reopen(ctx context.Context, id string, handle []byte) error {
+	l, err := b.ledger.Lease(ctx, id)
+	if err != nil {
+		return err
 	}
+	if l.State != Closing && l.State != Closed {
+		l.Why = "failed"
+	}
+	if handle != nil {
+		if l.Handle, err = b.sealer.Seal(handle, handleContext(l)); err != nil {
+			return fmt.Errorf("seal handle: %w", err)
+		}
+	}
+	// The deadline stays: a request that failed here may still take effect there.
+	l.State, l.Next, l.Attempts, l.Outcome = Closing, b.now(), 0, ""
+	frame, err := leaseFrame(l)
+	if err != nil {
+		return err
+	}
+	if err := b.recorder.Keep(frame); err != nil {
+		b.log.ErrorContext(ctx, "journal an abandoned lease", "lease", id, "error", err)
+	}
+	return b.ledger.Update(ctx, l)
 }
 
 // handOut writes the answer for a credential.

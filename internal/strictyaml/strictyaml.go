@@ -66,8 +66,8 @@ type checked interface{ Check() error }
 // Decode reads a file's content into v, a pointer to a struct. The error is an
 // [Errors].
 //
-// Fields are named by the tag yaml; "-" leaves one out, and an embedded struct
-// without a tag is part of its parent. The tag check holds conditions, separated
+// Fields are named by the tag yaml; "-" leaves one out, and a struct that is
+// embedded without a tag or tagged ",inline" is part of its parent. The tag check holds conditions, separated
 // by commas: required, url, https (or plain HTTP on loopback), hostport,
 // oneof=a|b, min=N, max=N. A target with SetPos is told where it stood, and one
 // with SetRaw is given what stood there. A target with Check is asked, when it
@@ -192,6 +192,7 @@ func (d *decoder) value(node, at *yaml.Node, v reflect.Value, path string) {
 		}
 	case v.Kind() == reflect.Struct:
 		d.object(node, v, path)
+		d.inline(at, v, path, before)
 	case v.Kind() == reflect.Map:
 		d.mapping(node, v, path)
 	case v.Kind() == reflect.Slice:
@@ -231,10 +232,10 @@ type field struct {
 
 func fields(t reflect.Type) (out []field) {
 	for f := range t.Fields() {
-		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		name, option, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 		switch {
 		case name == "-":
-		case f.Anonymous && name == "" && f.Type.Kind() == reflect.Struct:
+		case name == "" && (f.Anonymous || option == "inline") && f.Type.Kind() == reflect.Struct:
 			for _, inner := range fields(f.Type) {
 				inner.index = append(slices.Clone(f.Index), inner.index...)
 				out = append(out, inner)
@@ -275,6 +276,25 @@ func (d *decoder) object(node *yaml.Node, v reflect.Value, path string) {
 	for _, f := range all {
 		if key := seen[f.name]; slices.Contains(strings.Split(f.check, ","), "required") && (key == nil || v.FieldByIndex(f.index).IsZero()) {
 			d.failf(cmp.Or(key, node), "%s%s is missing", label(path), f.name)
+		}
+	}
+}
+
+// inline does for structs that are part of their parent what is done for others:
+// it says where they stood, and asks what is wrong with them.
+func (d *decoder) inline(at *yaml.Node, v reflect.Value, path string, before int) {
+	for f := range v.Type().Fields() {
+		if f.Tag.Get("yaml") != ",inline" {
+			continue
+		}
+		part := v.FieldByIndex(f.Index).Addr().Interface()
+		if p, ok := part.(positioned); ok {
+			p.SetPos(d.file, at.Line, at.Column)
+		}
+		if c, ok := part.(checked); ok && len(d.errors) == before {
+			if err := c.Check(); err != nil {
+				d.failf(at, "%s%v", label(path), err)
+			}
 		}
 	}
 }

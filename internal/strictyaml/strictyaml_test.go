@@ -184,6 +184,41 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 }
 
+type half struct {
+	place `yaml:"-"`
+	A     int `yaml:"a"`
+}
+
+func (h *half) Check() error {
+	if h.A == 7 {
+		return errors.New("a is seven")
+	}
+	return nil
+}
+
+type whole struct {
+	First  half `yaml:",inline"`
+	Second struct {
+		B int `yaml:"b"`
+	} `yaml:",inline"`
+}
+
+func TestInlineParts(t *testing.T) {
+	var v struct {
+		All []*whole `yaml:"all"`
+	}
+	if err := strictyaml.Decode("f.yaml", []byte("all:\n  - a: 1\n    b: 2\n"), &v); err != nil {
+		t.Fatal(err)
+	}
+	if w := v.All[0]; w.First.A != 1 || w.Second.B != 2 || w.First.place != (place{"f.yaml", 2, 5}) {
+		t.Errorf("got %+v", w)
+	}
+	err := strictyaml.Decode("f.yaml", []byte("all:\n  - {a: 7, b: 2}\n"), &v)
+	if err == nil || !strings.Contains(err.Error(), "f.yaml:2:5: all[0]: a is seven") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestEveryMistakeIsReportedInOrder(t *testing.T) {
 	var v target
 	err := strictyaml.Decode("f.yaml", []byte("by:\n  b: {kind: c}\nport: x\nurl: http://127.0.0.1:80\nzzz: 1\n"), &v)
