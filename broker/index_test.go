@@ -242,13 +242,13 @@ func TestTheIndexDecidesAsAPlainListWould(t *testing.T) {
 		}
 		dead := 0
 		for step := range 9000 {
-			now = now.Add(time.Duration(r.IntN(3)) * time.Second)
+			now = now.Add(time.Duration(r.IntN(12)) * time.Second)
 			rec := Record{Where: []Key{keys()}, At: now.Truncate(time.Second), Expires: now.Add(time.Duration(r.IntN(7200)) * time.Second).Truncate(time.Second)}
 			if r.IntN(5) == 0 {
 				rec.Where = append(rec.Where, keys())
 			}
-			if r.IntN(2000) == 0 {
-				rec.Where, rec.Expires = []Key{KeyOf(ByEverything)}, now.Add(48*time.Hour)
+			if r.IntN(4000) == 0 {
+				rec.Where, rec.Expires = []Key{KeyOf(ByEverything)}, now.Add(time.Hour).Truncate(time.Second)
 			}
 			e := c.add(rec)
 			list = append(list, e)

@@ -147,21 +147,18 @@ func (x *exchange) mint(ctx context.Context, p Provider, l *Lease) (*Minted, err
 	}
 	answer := make(chan minting, 1)
 	go func() {
-		defer cancel()
 		m, err := p.Mint(bounded, req)
 		answer <- minting{m, err}
+		cancel() // not before: the answer counts, however close it was
 	}()
 	select {
 	case a := <-answer:
 		end(a.err)
-		if a.err == nil && a.minted == nil {
-			a.err = errors.New("the provider answered with nothing")
-		}
-		if a.err != nil {
-			return nil, mintError(a.err)
-		}
-		return a.minted, nil
+		return x.minted(a)
 	case <-bounded.Done():
+		if len(answer) > 0 {
+			return x.minted(<-answer)
+		}
 		go func() { // the late answer
 			if a := <-answer; a.minted != nil {
 				b.abandon(context.WithoutCancel(ctx), l.ID, a.minted.Handle)
@@ -172,13 +169,19 @@ func (x *exchange) mint(ctx context.Context, p Provider, l *Lease) (*Minted, err
 	}
 }
 
-// mintError keeps the code of a provider's error, but never its upstream's text
-// from the caller.
-func mintError(err error) error {
-	if e := AsError(err); e.Code != Internal {
-		return e
+// minted checks that a provider's answer is one. Of an error the code is kept;
+// an upstream's own text never reaches the caller.
+func (x *exchange) minted(a minting) (*Minted, error) {
+	switch {
+	case a.err == nil && a.minted == nil:
+		return nil, unavailable(errors.New("mint: the provider answered with nothing"))
+	case a.err == nil:
+		return a.minted, nil
 	}
-	return unavailable(fmt.Errorf("mint: %w", err))
+	if e := AsError(a.err); e.Code != Internal {
+		return nil, e
+	}
+	return nil, unavailable(fmt.Errorf("mint: %w", a.err))
 }
 
 // noteHandle replaces an intent's handle, durably, in the middle of minting.
