@@ -1,0 +1,317 @@
+package sample
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/modelcontextprotocol/go-sdk/oauthex"
+
+	"github.com/stint-dev/stint/internal/secret"
+)
+
+func TestAToolCallIsOneExchangeForOneScope(t *testing.T) {
+	w := newWorld(t, nil)
+	held := w.issue(w.alice(OrdersRead, OrdersWrite, ReportsRead))
+	text, err := CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got orderList
+	if err := json.Unmarshal([]byte(text), &got); err != nil || len(got.Orders) != 1 || got.Orders[0].Item != "tea" {
+		t.Errorf("the answer is %s", text)
+	}
+	want := []string{
+		"mcp: ask Stint about the caller's token (server/discover): 200",
+		"mcp: ask Stint about the caller's token (tools/call): 200",
+		"mcp: exchange the caller's token for one for the API: 200",
+		"api: ask Stint about the token of GET /orders: 200",
+		"mcp: call the API: 200",
+	}
+	if lines := w.steps.summary(); !slices.Equal(lines, want) {
+		t.Errorf("the steps are\n%s", strings.Join(lines, "\n"))
+	}
+	forms := w.forms("/oauth2/token")
+	if len(forms) != 1 || forms[0].Get("scope") != OrdersRead || forms[0].Get("resource") != w.api.Resource() {
+		t.Errorf("asked was %v", forms)
+	}
+	sent := w.steps.find(t, "call the API").get("Authorization")
+	if sent.Secret.Empty() || sent.Secret.Equal(held) || !sent.Secret.Equal(w.steps.find(t, "exchange").get("access_token").Secret) {
+		t.Error("the API was not shown the token that was made for it")
+	}
+}
+
+func TestAnOrderIsAddedInTheNameOfTheUser(t *testing.T) {
+	w := newWorld(t, nil)
+	held := w.issue(w.alice(OrdersWrite))
+	text, err := CallTool(t.Context(), w.mcp.URL(), held, "add_order", map[string]any{"item": "coffee", "quantity": 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got Order
+	if err := json.Unmarshal([]byte(text), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.ID != 2 || got.By != "https://idp.example#alice" || !slices.Equal(got.Through, []string{"orders-mcp", "desktop-agent"}) {
+		t.Errorf("the order is %+v", got)
+	}
+	if forms := w.forms("/oauth2/token"); len(forms) != 1 || forms[0].Get("scope") != OrdersWrite {
+		t.Errorf("asked was %v", forms)
+	}
+}
+
+func TestWhoIsNotLetIn(t *testing.T) {
+	w := newWorld(t, nil)
+	revoked := w.issue(w.alice(OrdersRead))
+	w.has(revoked, func(tok *fakeToken) { tok.gone = true })
+	forAPI := w.alice(OrdersRead)
+	forAPI.aud = w.api.Resource()
+	metadata := `resource_metadata="` + strings.TrimSuffix(w.mcp.URL(), "/mcp") + `/.well-known/oauth-protected-resource/mcp"`
+	tests := map[string]struct {
+		token     secret.String
+		status    int
+		challenge string
+	}{
+		"a token that nobody made":  {secret.New("made-up"), 401, metadata},
+		"no token":                  {secret.String{}, 401, metadata},
+		"a revoked token":           {revoked, 401, metadata},
+		"a token for the API":       {w.issue(forAPI), 401, metadata},
+		"a token without the scope": {w.issue(w.alice(OrdersRead)), 403, metadata + `, scope="orders:write"`},
+		"a token without any scope": {w.issue(w.alice()), 403, metadata + `, scope="orders:write"`},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := CallTool(t.Context(), w.mcp.URL(), tt.token, "add_order", map[string]any{"item": "x", "quantity": 1})
+			r := (*Refusal)(nil)
+			if !errors.As(err, &r) || r.Status != tt.status || r.Challenge != "Bearer "+tt.challenge {
+				t.Errorf("the error is %v", err)
+			}
+		})
+	}
+	if forms := w.forms("/oauth2/token"); len(forms) > 0 {
+		t.Errorf("an exchange was asked for: %v", forms)
+	}
+}
+
+func TestARevokedTokenEndsInTheMiddle(t *testing.T) {
+	w := newWorld(t, nil)
+	held := w.issue(w.alice(OrdersRead))
+	if _, err := CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil); err != nil {
+		t.Fatal(err)
+	}
+	w.has(held, func(tok *fakeToken) { tok.gone = true })
+	_, err := CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil)
+	if r := (*Refusal)(nil); !errors.As(err, &r) || r.Status != http.StatusUnauthorized {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestWhatStintRefusesTheToolSays(t *testing.T) {
+	w := newWorld(t, nil)
+	w.set(func(f *stintFake) {
+		c := f.clients["orders-mcp"]
+		c.targets = nil
+		f.clients["orders-mcp"] = c
+	})
+	_, err := CallTool(t.Context(), w.mcp.URL(), w.issue(w.alice(OrdersRead)), "list_orders", nil)
+	if te := (*ToolError)(nil); !errors.As(err, &te) || te.Tool != "list_orders" || !strings.Contains(te.Text, "invalid_target") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestWithoutStintNobodyIsLetInAndNobodyIsTurnedAway(t *testing.T) {
+	w := newWorld(t, nil)
+	held := w.issue(w.alice(OrdersRead))
+	w.set(func(f *stintFake) { f.down = true })
+	_, err := CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil)
+	if r := (*Refusal)(nil); !errors.As(err, &r) || r.Status != http.StatusInternalServerError {
+		t.Errorf("the error is %v", err)
+	}
+	w.set(func(f *stintFake) { f.down = false })
+	if _, err := CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil); err != nil {
+		t.Errorf("later: %v", err)
+	}
+}
+
+func TestATokenForOneCallIsUsedUp(t *testing.T) {
+	w := newWorld(t, nil)
+	tok := w.alice(OrdersRead)
+	tok.once = true
+	held := w.issue(tok)
+	if _, err := CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil); err != nil {
+		t.Fatal(err)
+	}
+	_, err := CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil)
+	if te := (*ToolError)(nil); !errors.As(err, &te) || !strings.Contains(te.Text, "used before") {
+		t.Errorf("the error is %v", err)
+	}
+	if forms := w.forms("/oauth2/token"); len(forms) != 1 {
+		t.Errorf("%d exchanges were asked for", len(forms))
+	}
+}
+
+// What Stint answers is not taken on trust where it would widen what a token is
+// good for.
+func TestAnswersThatTheServersDoNotTake(t *testing.T) {
+	set := func(path, name string, value any) func(string, map[string]any) {
+		return func(p string, body map[string]any) {
+			if p == path {
+				body[name] = value
+			}
+		}
+	}
+	const token, introspect = "/oauth2/token", "/oauth2/introspect"
+	tests := map[string]func(string, map[string]any){
+		"a wider scope":                   set(token, "scope", "orders:read orders:write"),
+		"another scope":                   set(token, "scope", "orders:write"),
+		"no scope left":                   set(token, "scope", ""),
+		"another type of token":           set(token, "issued_token_type", "urn:ietf:params:oauth:token-type:jwt"),
+		"no type":                         set(token, "issued_token_type", ""),
+		"a token that is no bearer token": set(token, "token_type", "N_A"),
+		"no token":                        set(token, "access_token", ""),
+		"a token of somebody else's":      set(introspect, "iss", "https://other.example"),
+		"a token for somebody else":       set(introspect, "aud", "https://other.example"),
+		"a token for others, in a list":   set(introspect, "aud", []string{"https://other.example"}),
+		"a token that has expired":        set(introspect, "exp", 1),
+		"a token that does not say when":  set(introspect, "exp", nil),
+	}
+	for name, bend := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, nil)
+			w.set(func(f *stintFake) { f.bend = bend })
+			if text, err := CallTool(t.Context(), w.mcp.URL(), w.issue(w.alice(OrdersRead)), "list_orders", nil); err == nil {
+				t.Errorf("the answer is %s", text)
+			}
+			for _, line := range w.steps.summary() {
+				if strings.Contains(line, "call the API") {
+					t.Error("the API was called")
+				}
+			}
+		})
+	}
+}
+
+// An older client names no tool in a header; one that lies about it is not better
+// off.
+func TestScopesHoldWithoutTheHeaderToo(t *testing.T) {
+	w := newWorld(t, nil)
+	held := w.issue(w.alice(OrdersRead))
+	for name, headers := range map[string]map[string]string{
+		"no header":               {"MCP-Protocol-Version": "2025-06-18"},
+		"a header of another one": {"MCP-Protocol-Version": "2025-06-18", "Mcp-Method": "tools/call", "Mcp-Name": "list_orders"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			body := `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"add_order","arguments":{"item":"x","quantity":1}}}`
+			status, text := post(t, w.mcp.URL(), held, body, headers)
+			if status != http.StatusOK || !strings.Contains(text, `"isError":true`) || !strings.Contains(text, "needs the scope orders:write") {
+				t.Errorf("%d %s", status, text)
+			}
+		})
+	}
+	if forms := w.forms("/oauth2/token"); len(forms) > 0 {
+		t.Errorf("an exchange was asked for: %v", forms)
+	}
+}
+
+// post sends JSON with a token.
+func post(t *testing.T, address string, token secret.String, body string, headers map[string]string) (int, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, address, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json, text/event-stream")
+	if !token.Empty() {
+		req.Header.Set("Authorization", "Bearer "+token.Reveal())
+	}
+	for name, value := range headers {
+		req.Header.Set(name, value)
+		if name == "Host" {
+			req.Host = value
+		}
+	}
+	client := newClient()
+	defer client.CloseIdleConnections()
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := readBody(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(text)
+}
+
+func TestWhatTheServersDoNotRead(t *testing.T) {
+	w := newWorld(t, nil)
+	held := w.issue(w.alice(OrdersRead))
+	call := `{"jsonrpc":"2.0","id":1,"method":"tools/list"}`
+	tests := map[string]struct {
+		body    string
+		headers map[string]string
+		status  int
+	}{
+		"a request":                     {call, nil, 200},
+		"a page of another origin":      {call, map[string]string{"Origin": "https://evil.example"}, 403},
+		"another name for this address": {call, map[string]string{"Host": "evil.example"}, 421},
+		"more than is ever needed":      {`{"jsonrpc":"2.0","id":1,"method":"tools/list","x":"` + strings.Repeat("x", maxBody) + `"}`, nil, 413},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			if status, text := post(t, w.mcp.URL(), held, tt.body, tt.headers); status != tt.status {
+				t.Errorf("%d %s", status, text)
+			}
+		})
+	}
+}
+
+func TestTheServerSaysWhoMakesTokensForIt(t *testing.T) {
+	w := newWorld(t, nil)
+	client := newClient()
+	defer client.CloseIdleConnections()
+	base := strings.TrimSuffix(w.mcp.URL(), "/mcp")
+	m, err := oauthex.GetProtectedResourceMetadata(t.Context(), base+"/.well-known/oauth-protected-resource/mcp", w.mcp.Resource(), client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(m.AuthorizationServers, []string{w.srv.URL}) || !slices.Equal(m.ScopesSupported, []string{OrdersRead, OrdersWrite}) {
+		t.Errorf("the metadata is %+v", m)
+	}
+}
+
+func TestStepsDoNotPrintSecrets(t *testing.T) {
+	w := newWorld(t, nil)
+	held := w.issue(w.alice(OrdersRead))
+	if _, err := CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil); err != nil {
+		t.Fatal(err)
+	}
+	var printed bytes.Buffer
+	w.steps.mu.Lock()
+	for _, s := range w.steps.all {
+		fmt.Fprintf(&printed, "%v %+v %#v\n", s, s, s)
+	}
+	w.steps.mu.Unlock()
+	canaries := []string{"fake."}
+	for _, id := range []string{"orders-mcp", "orders-api"} {
+		canaries = append(canaries, w.clients[id].secret)
+	}
+	for _, c := range canaries {
+		if strings.Contains(printed.String(), c) {
+			t.Errorf("%q is printed", c)
+		}
+	}
+	if !strings.Contains(printed.String(), OrdersRead) {
+		t.Error("nothing is printed")
+	}
+	if got := w.steps.find(t, "exchange").get("subject_token"); !got.Secret.Equal(held) || got.Value != "" {
+		t.Error("the step does not hold the token")
+	}
+}

@@ -1,0 +1,188 @@
+package sample
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/stint-dev/stint/internal/secret"
+)
+
+// The tools, and the scope that each needs, here and behind.
+const (
+	toolList   = "list_orders"
+	toolAdd    = "add_order"
+	toolReport = "report"
+)
+
+var toolScopes = map[string]string{toolList: OrdersRead, toolAdd: OrdersWrite, toolReport: ReportsRead}
+
+// scopes are those that there are tools for.
+func (s *MCPServer) scopes() []string {
+	if s.cfg.Database == nil {
+		return []string{OrdersRead, OrdersWrite}
+	}
+	return []string{OrdersRead, OrdersWrite, ReportsRead}
+}
+
+// newTools makes the part that speaks MCP.
+func (s *MCPServer) newTools() *mcp.Server {
+	m := mcp.NewServer(&mcp.Implementation{Name: "sample-orders", Version: "1"}, nil)
+	no := false
+	reads := &mcp.ToolAnnotations{ReadOnlyHint: true, OpenWorldHint: &no}
+	adds := &mcp.ToolAnnotations{DestructiveHint: &no, OpenWorldHint: &no}
+	mcp.AddTool(m, &mcp.Tool{Name: toolList, Description: "Lists all orders.", Annotations: reads}, s.listOrders)
+	mcp.AddTool(m, &mcp.Tool{Name: toolAdd, Description: "Adds an order.", Annotations: adds}, s.addOrder)
+	if s.cfg.Database != nil {
+		mcp.AddTool(m, &mcp.Tool{Name: toolReport, Description: "Reports on the orders in the warehouse.", Annotations: reads}, s.report)
+	}
+	return m
+}
+
+type nothing struct{}
+
+func (s *MCPServer) listOrders(ctx context.Context, req *mcp.CallToolRequest, _ nothing) (*mcp.CallToolResult, orderList, error) {
+	var out orderList
+	err := s.callAPI(ctx, req, http.MethodGet, nil, &out)
+	return nil, out, err
+}
+
+func (s *MCPServer) addOrder(ctx context.Context, req *mcp.CallToolRequest, in newOrder) (*mcp.CallToolResult, Order, error) {
+	var out Order
+	if err := in.check(); err != nil {
+		return nil, out, err
+	}
+	err := s.callAPI(ctx, req, http.MethodPost, in, &out)
+	return nil, out, err
+}
+
+// callAPI is what a tool comes to: a token for this call, and the call.
+func (s *MCPServer) callAPI(ctx context.Context, req *mcp.CallToolRequest, method string, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	issued, err := s.exchange(ctx, req, ExchangeRequest{
+		Resource: s.cfg.APIResource,
+		Why:      "exchange the caller's token for one for the API",
+	})
+	if err != nil {
+		return err
+	}
+	var body []byte
+	if in != nil {
+		if body, err = json.Marshal(in); err != nil {
+			return err
+		}
+	}
+	answer, err := s.sendAPI(ctx, method, issued.Token, body)
+	if err != nil {
+		return fmt.Errorf("call the API: %w", err)
+	}
+	if err := json.Unmarshal(answer, out); err != nil {
+		return fmt.Errorf("call the API: %w", err)
+	}
+	return nil
+}
+
+// exchange asks Stint for what a tool call needs, with the scope of the tool and
+// no other.
+func (s *MCPServer) exchange(ctx context.Context, req *mcp.CallToolRequest, r ExchangeRequest) (*Issued, error) {
+	scope := toolScopes[req.Params.Name]
+	if req.Extra == nil || req.Extra.TokenInfo == nil {
+		return nil, errors.New("the call has no token")
+	}
+	info := req.Extra.TokenInfo
+	if !slices.Contains(info.Scopes, scope) {
+		return nil, fmt.Errorf("the token is not good for %s: it needs the scope %s", req.Params.Name, scope)
+	}
+	who, _ := info.Extra[heldToken].(caller)
+	if who.once { // this is the call that it is for: whoever comes second is refused
+		used, err := s.stint.Introspect(ctx, who.token, true, "use up the caller's token, which is for one call")
+		if err != nil {
+			s.log.WarnContext(ctx, "token could not be used up", "error", err)
+			return nil, errUnchecked
+		}
+		if !used.Active {
+			return nil, errors.New("the token is for one call, and was used before")
+		}
+	}
+	r.Subject, r.Scope = who.token, []string{scope}
+	issued, err := s.stint.Exchange(ctx, r)
+	if refused := (*Refusal)(nil); errors.As(err, &refused) {
+		return nil, fmt.Errorf("stint refuses %s at %s: %w", scope, r.Resource, refused)
+	}
+	if err != nil {
+		s.log.WarnContext(ctx, "exchange failed", "error", err)
+		return nil, errors.New("nothing could be had for this call; try again")
+	}
+	return issued, nil
+}
+
+// sendAPI calls the API with a token that is for it.
+func (s *MCPServer) sendAPI(ctx context.Context, method string, token secret.String, body []byte) (answer []byte, err error) {
+	step := Step{
+		Server: s.cfg.Stint.Server, Text: "call the API", Method: method, URL: s.cfg.API + "/orders",
+		Request: append([]Field{{Name: "Authorization", Value: "Bearer ", Secret: token}}, answerFields(body)...),
+	}
+	defer func() {
+		if step.Status == 0 {
+			step.Err = err
+		}
+		trace(s.cfg.Stint.Trace).step(step)
+	}()
+	req, err := http.NewRequestWithContext(ctx, method, step.URL, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+token.Reveal())
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := s.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if answer, err = readBody(resp.Body); err != nil {
+		return nil, err
+	}
+	step.Status, step.Answer = resp.StatusCode, answerFields(answer)
+	if resp.StatusCode/100 != 2 {
+		return nil, refusal(resp, answer)
+	}
+	return answer, nil
+}
+
+// reportResult is what the tool report shows.
+type reportResult struct {
+	Login   string     `json:"login" jsonschema:"the database role that the report was read as"`
+	Expires time.Time  `json:"expires" jsonschema:"when that role ends"`
+	Columns []string   `json:"columns"`
+	Rows    [][]string `json:"rows"`
+}
+
+// report asks Stint for a database login of its own, and reads with it. The login
+// ends by itself soon, or when somebody takes it back.
+func (s *MCPServer) report(ctx context.Context, req *mcp.CallToolRequest, _ nothing) (*mcp.CallToolResult, reportResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	issued, err := s.exchange(ctx, req, ExchangeRequest{
+		Resource: s.cfg.Database.Resource, Requested: typeCredential,
+		Why: "exchange the caller's token for a database login",
+	})
+	if err != nil {
+		return nil, reportResult{}, err
+	}
+	out, err := s.query(ctx, issued.Token)
+	if err != nil {
+		return nil, reportResult{}, fmt.Errorf("read the report: %w", err)
+	}
+	out.Expires = time.Now().Add(issued.ExpiresIn).UTC().Truncate(time.Second)
+	return nil, *out, nil
+}
