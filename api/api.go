@@ -112,9 +112,11 @@ type Config struct {
 	// IssuerHealth says of each trusted issuer what is wrong with its keys; empty:
 	// nothing.
 	IssuerHealth func() map[string]string
-	Metrics      *Metrics
-	Log          *slog.Logger
-	Now          func() time.Time
+	// Operations are offered on the local socket.
+	Operations Operations
+	Metrics    *Metrics
+	Log        *slog.Logger
+	Now        func() time.Time
 	// Span starts a span of a trace for a request, continuing the one that its
 	// headers name; nil: no tracing. The functions it returns give the trace's id,
 	// and end the span with a status.
@@ -140,7 +142,7 @@ func New(cfg Config, b Broker) (*Server, error) {
 	switch {
 	case err != nil || u.Host == "" || strings.HasSuffix(cfg.Issuer, "/") || u.RawQuery != "" || u.Fragment != "":
 		return nil, errors.New("issuer: an https URL without query, fragment and final slash is needed (RFC 8414 section 2)")
-	case b == nil || cfg.Keys == nil || cfg.Log == nil || cfg.Now == nil || cfg.Metrics == nil || cfg.IssuerHealth == nil:
+	case b == nil || cfg.Keys == nil || cfg.Log == nil || cfg.Now == nil || cfg.Metrics == nil || cfg.IssuerHealth == nil || cfg.Operations == nil:
 		return nil, errors.New("api: a collaborator is missing")
 	}
 	cfg.Limits.defaults()
@@ -199,6 +201,9 @@ func (s *Server) Local() http.Handler {
 	e := s.echo()
 	e.POST("/admin/v1/revocations", s.adminRevoke)
 	e.GET("/admin/v1/status", s.ready(true))
+	e.GET("/admin/v1/keys", s.adminKeys)
+	e.POST("/admin/v1/keys", s.adminRotate)
+	e.POST("/admin/v1/client-secrets", s.adminClientSecret)
 	return e
 }
 

@@ -194,6 +194,8 @@ type details struct {
 	Providers map[string]string `json:"providers"`
 	Issuers   map[string]string `json:"issuers"`
 	Why       string            `json:"why,omitempty"`
+	// Problem says why the newest mappings are not in force.
+	Problem string `json:"policy_problem,omitempty"`
 }
 
 // ready says whether requests can be served, and what is missing. An upstream or
@@ -222,6 +224,7 @@ func (s *Server) ready(full bool) echo.HandlerFunc {
 			out.details = &details{
 				Replica: st.Replica, Current: st.Current, Behind: min(st.Behind.Seconds(), 1e9), Position: st.Head.String(), Records: st.Records,
 				Leases: st.OpenLeases, Policy: st.Policy, Policies: st.Policies, Providers: st.Providers, Issuers: s.cfg.IssuerHealth(), Why: st.Why,
+				Problem: s.cfg.Operations.PolicyProblem(),
 			}
 		}
 		status := http.StatusOK

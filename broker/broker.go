@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/stint-dev/stint/audit"
+	"github.com/stint-dev/stint/internal/secret"
 	"github.com/stint-dev/stint/scopes"
 )
 
@@ -128,6 +129,11 @@ func New(cfg Config, d Deps) (*Broker, error) {
 
 // Judge returns what decides.
 func (b *Broker) Judge() *Judge { return b.judge }
+
+// NewClientSecret makes a secret for a client, and the hash for its entry.
+func (b *Broker) NewClientSecret() (s secret.String, hash string) {
+	return NewClientSecret(b.cfg.ClientSecretKey)
+}
 
 // SetPolicy puts a policy in force, and records that it did.
 func (b *Broker) SetPolicy(ctx context.Context, p *scopes.Policy) error {

@@ -153,9 +153,8 @@ func (b *Broker) restore(ctx context.Context, saved Head) error {
 	if err != nil {
 		return fmt.Errorf("read the feed from the journal: %w", err)
 	}
-	slices.SortFunc(mine, func(x, y Entry) int { return int(x.Pos.Seq) - int(y.Pos.Seq) })
 	own := NewIndex(b.cfg.Skew)
-	own.Apply(mine...)
+	own.Apply(chainTo(b.known, mine)...)
 	b.index.Reset(own)
 	if holds, _ := own.Holds(saved); saved != (Head{}) && !holds {
 		// Others may know more. Give those that run time to put it back.
@@ -172,6 +171,24 @@ func (b *Broker) restore(ctx context.Context, saved Head) error {
 		return nil
 	}
 	return b.mend(ctx)
+}
+
+// chainTo returns the chain that ends at a head, oldest first, out of entries in
+// any order, among which there may be others and some more than once.
+func chainTo(h Head, entries []Entry) (chain []Entry) {
+	byID := make(map[ChainID]Entry, len(entries))
+	for _, e := range entries {
+		byID[e.ID] = e
+	}
+	for id := h.ID; ; {
+		e, ok := byID[id]
+		if !ok {
+			slices.Reverse(chain)
+			return chain
+		}
+		chain = append(chain, e)
+		id = e.Prev
+	}
 }
 
 // waitForOthers waits until the feed holds a head again.

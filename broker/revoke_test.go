@@ -347,6 +347,10 @@ func TestFeedLosses(t *testing.T) {
 		entries := w.store.all()
 		known := entries[len(entries)-1].Head()
 		w.store.lose(1)
+		// The journal holds some entries twice, and one of a chain that was left.
+		w.record.frames = append(w.record.frames, w.record.frames...)
+		stray := entries[0].Head().Follow(entries[1].Record, broker.Position{Epoch: entries[0].Pos.Epoch, Seq: 99})
+		w.record.frames = append(w.record.frames, audit.Frame{Type: audit.FrameFeed, Payload: stray.Encode()})
 		w.broker("r1", w.record, known)
 		if missing := holds(w, "a", "b"); missing != "" {
 			t.Errorf("not put back: %s", missing)

@@ -485,11 +485,11 @@ func TestRecoverRebuildsLeasesFromTheJournal(t *testing.T) {
 	w.store.mu.Lock()
 	w.store.leases = map[string]broker.Lease{} // the store lost everything
 	w.store.mu.Unlock()
-	n, err := w.b.Recover(context.Background(), []*broker.Lease{leases[got.Lease], {ID: "x", State: broker.Closed}, {ID: "y", State: broker.Intent, Provider: "warehouse", Pos: "1.1"}})
+	n, err := broker.Recover(context.Background(), w.store, []*broker.Lease{leases[got.Lease], {ID: "x", State: broker.Closed}, {ID: "y", State: broker.Intent, Provider: "warehouse", Pos: "1.1"}}, w.clock.Now())
 	if err != nil || n != 2 {
 		t.Fatal(n, err)
 	}
-	if n, err := w.b.Recover(context.Background(), []*broker.Lease{leases[got.Lease]}); err != nil || n != 0 {
+	if n, err := broker.Recover(context.Background(), w.store, []*broker.Lease{leases[got.Lease]}, w.clock.Now()); err != nil || n != 0 {
 		t.Errorf("a second time: %d, %v", n, err)
 	}
 	w.run(w.b)
