@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 	"internal/sample":     {"internal/secret"},
 	"internal/secret":     {},
 	"internal/store":      {"broker", "internal/secret", "internal/strictjson"},
+	"internal/store/*":    {"broker", "internal/secret", "internal/store"},
 	"internal/strictjson": {},
 	"internal/strictyaml": {},
 	"internal/testbed/*":  {},
@@ -68,6 +69,9 @@ func match(pattern, name string) bool {
 
 // rule returns the most particular entry of the table for a package.
 func rule(name string) (imports []string, ok bool) {
+	if list, ok := allowed[name]; ok {
+		return list, true
+	}
 	best := -1
 	for pattern, list := range allowed {
 		if match(pattern, name) && len(pattern) > best {

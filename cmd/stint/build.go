@@ -1,0 +1,412 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/stint-dev/stint/api"
+	"github.com/stint-dev/stint/audit"
+	"github.com/stint-dev/stint/broker"
+	"github.com/stint-dev/stint/internal/config"
+	"github.com/stint-dev/stint/internal/outbound"
+	"github.com/stint-dev/stint/internal/secret"
+	"github.com/stint-dev/stint/internal/store"
+	"github.com/stint-dev/stint/internal/token"
+	"github.com/stint-dev/stint/internal/vault"
+	"github.com/stint-dev/stint/providers"
+	"github.com/stint-dev/stint/scopes"
+)
+
+// This file puts the parts together. It is the one place that knows them all.
+
+// plan is what the configuration says, read and checked, before anything is
+// opened: all that `stint explain` and `stint check` need.
+type plan struct {
+	cfg      *config.Config
+	registry *broker.Registry
+	policy   *scopes.Policy
+}
+
+// newPlan checks everything that can be checked without opening anything.
+func newPlan(ctx context.Context, cfg *config.Config, deps providers.Deps) (*plan, error) {
+	p := &plan{cfg: cfg}
+	upstreams := make(map[string]broker.Provider, len(cfg.Providers))
+	for _, in := range cfg.Providers {
+		provider, err := providers.Open(ctx, in.Kind, in.Name, in.Settings.Decode, deps)
+		if err != nil {
+			return nil, in.Settings.Errorf("provider %s: %v", in.Name, err)
+		}
+		upstreams[in.Name] = provider
+	}
+	var issuers []*broker.Issuer
+	for _, i := range cfg.Issuers {
+		issuers = append(issuers, &i.Policy)
+	}
+	var err error
+	if p.registry, err = broker.NewRegistry(cfg.Issuer, cfg.Clients, cfg.Agents, issuers, upstreams); err != nil {
+		return nil, err
+	}
+	p.policy, err = p.compile()
+	return p, err
+}
+
+// compile reads the mappings and builds the policy.
+func (p *plan) compile() (*scopes.Policy, error) {
+	mappings, err := config.LoadMappings(p.cfg.Mappings)
+	if err != nil {
+		return nil, err
+	}
+	return scopes.Compile(mappings, p.registry.World())
+}
+
+// tokenConfig reads the keys that files hold.
+func (p *plan) tokenConfig() (token.Config, error) {
+	cfg := token.Config{
+		Self: p.cfg.Issuer, Skew: p.cfg.Revocation.ClockSkew.Duration, CacheSize: 2048, Now: time.Now,
+		IssuerKeys: make(map[string][]byte), Clients: make(map[string]token.ClientKeys),
+	}
+	for _, i := range p.cfg.Issuers {
+		cfg.Issuers = append(cfg.Issuers, i.Tokens)
+		if i.Tokens.JWKSFile != "" {
+			keys, err := os.ReadFile(p.cfg.Path(i.Tokens.JWKSFile))
+			if err != nil {
+				return cfg, fmt.Errorf("%s: jwks_file: %w", i.Policy.Pos, err)
+			}
+			cfg.IssuerKeys[i.Tokens.ID] = keys
+		}
+	}
+	for _, c := range p.cfg.Clients {
+		if c.Auth.Method != "private_key_jwt" {
+			continue
+		}
+		keys := token.ClientKeys{JWKSURI: c.Auth.JWKSURI}
+		var err error
+		switch {
+		case c.Auth.JWKSFile != "":
+			keys.JWKS, err = os.ReadFile(p.cfg.Path(c.Auth.JWKSFile))
+		case c.Auth.JWKS != nil:
+			keys.JWKS, err = json.Marshal(c.Auth.JWKS.Value)
+		}
+		if err != nil {
+			return cfg, fmt.Errorf("%s: client %s: keys: %w", c.Pos, c.ID, err)
+		}
+		cfg.Clients[c.ID] = keys
+	}
+	return cfg, nil
+}
+
+// fetcher returns the client that fetches keys: of the hosts that are configured,
+// wherever they are, and of public addresses that their documents point to.
+func (p *plan) fetcher() (*http.Client, error) {
+	policy := outbound.Policy{Public: true}
+	hosts := func(urls ...string) {
+		for _, text := range urls {
+			if u, err := url.Parse(text); err == nil && text != "" {
+				policy.Hosts = append(policy.Hosts, u.Hostname())
+			}
+		}
+	}
+	for _, i := range p.cfg.Issuers {
+		hosts(i.Policy.Issuer, i.Tokens.JWKSURI)
+	}
+	for _, c := range p.cfg.Clients {
+		hosts(c.Auth.JWKSURI)
+	}
+	for _, text := range p.cfg.Network.Allow {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("network: allow: %q is no network; write for example 10.1.0.0/16", text)
+		}
+		policy.Networks = append(policy.Networks, prefix)
+	}
+	if p.cfg.Network.CA != "" {
+		pem, err := os.ReadFile(p.cfg.Path(p.cfg.Network.CA))
+		if err != nil {
+			return nil, fmt.Errorf("network: ca: %w", err)
+		}
+		policy.Roots = x509.NewCertPool()
+		if !policy.Roots.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("network: ca: %s holds no certificate", p.cfg.Network.CA)
+		}
+	}
+	return outbound.New(policy), nil
+}
+
+// detailsTypes are the types of authorization details that exist.
+func (p *plan) detailsTypes() []string {
+	types := []string{broker.ToolCall}
+	for _, provider := range p.registry.Providers {
+		if t := provider.Describe().Details; !slices.Contains(types, t) {
+			types = append(types, t)
+		}
+	}
+	slices.Sort(types)
+	return types
+}
+
+// keyFile keeps the document of signing keys among the secrets.
+type keyFile struct{ secrets vault.Store }
+
+const signingPath = "keys/signing"
+
+// LoadKeys implements [token.KeyStore].
+func (k keyFile) LoadKeys(ctx context.Context) (secret.String, int, error) {
+	f, version, err := k.secrets.Read(ctx, signingPath)
+	return f["document"], version, err
+}
+
+// SaveKeys implements [token.KeyStore].
+func (k keyFile) SaveKeys(ctx context.Context, doc secret.String, version int) error {
+	_, err := k.secrets.Write(ctx, signingPath, vault.Fields{"document": doc}, version)
+	return err
+}
+
+// stateStore is what the broker keeps in Redis or in a file.
+type stateStore interface {
+	broker.Feed
+	broker.Ledger
+	broker.Once
+	broker.Sessions
+	Ready(ctx context.Context) error
+	Close() error
+}
+
+// openStore opens the store that the configuration describes.
+func openStore(ctx context.Context, cfg *config.Config, resolve func(context.Context, string) (secret.String, error)) (stateStore, error) {
+	if cfg.Store.Kind == store.KindEmbedded {
+		return store.OpenEmbedded(cfg.Path(cfg.Store.File), time.Now)
+	}
+	r := *cfg.Store.Redis
+	var s store.RedisSecrets
+	var err error
+	get := func(ref string) secret.String {
+		var v secret.String
+		if ref != "" && err == nil {
+			v, err = resolve(ctx, ref)
+		}
+		return v
+	}
+	s.Password = get(r.Password)
+	if r.TLS != nil {
+		s.CA, s.Certificate, s.Key = get(r.TLS.CA).Reveal(), get(r.TLS.Certificate).Reveal(), get(r.TLS.Key)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("store: redis: %w", err)
+	}
+	return store.OpenRedis(r, s, time.Now)
+}
+
+// server is everything that `stint serve` runs.
+type server struct {
+	*plan
+	log     *slog.Logger
+	secrets vault.Store
+	store   stateStore
+	ring    *token.Ring
+	tokens  *token.Service
+	journal *audit.Journal
+	subject *store.SubjectKeys
+	events  *audit.Log
+	broker  *broker.Broker
+	api     *api.Server
+	broken  atomic.Pointer[string] // why the newest mappings are not in force
+	closers []func() error
+}
+
+// Close closes what was opened, last first.
+func (s *server) Close() error {
+	var err error
+	for _, c := range slices.Backward(s.closers) {
+		err = errors.Join(err, c())
+	}
+	return err
+}
+
+// build opens everything. What it opened before an error is closed.
+func build(ctx context.Context, cfg *config.Config, log *slog.Logger, tel *telemetry) (_ *server, err error) {
+	s := &server{log: log}
+	defer func() {
+		if err != nil {
+			_ = s.Close()
+		}
+	}()
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return nil, fmt.Errorf("data folder: %w", err)
+	}
+	secrets, engine, err := vault.Open(inFolder(cfg), vault.Deps{Log: log, Now: time.Now})
+	if err != nil {
+		return nil, err
+	}
+	s.secrets = secrets
+	s.closers = append(s.closers, secrets.Close)
+	resolve := vault.Resolver{Store: secrets}.Resolve
+	if s.plan, err = newPlan(ctx, cfg, providers.Deps{Secret: resolve, Engine: engine, Now: time.Now, Log: log}); err != nil {
+		return nil, err
+	}
+	if err := s.openTokens(ctx); err != nil {
+		return nil, err
+	}
+	if s.store, err = openStore(ctx, cfg, resolve); err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, s.store.Close)
+	return s, s.openBroker(ctx, tel)
+}
+
+// inFolder makes the paths of the sealed file those that the configuration means.
+func inFolder(cfg *config.Config) vault.Config {
+	out := cfg.Secrets
+	if out.File != nil {
+		f := *out.File
+		f.Path, f.Identity = cfg.Path(f.Path), cfg.Path(f.Identity)
+		out.File = &f
+	}
+	return out
+}
+
+func (s *server) openTokens(ctx context.Context) (err error) {
+	longest := max(s.cfg.Lifetimes.Token.Duration, s.cfg.Lifetimes.Credential.Duration) + s.cfg.Revocation.ClockSkew.Duration
+	s.ring, err = token.OpenRing(ctx, token.RingConfig{
+		Algorithm: s.cfg.Keys.Algorithm, Overlap: s.cfg.Keys.Overlap.Duration, Retain: longest, Now: time.Now,
+	}, keyFile{s.secrets})
+	if err != nil {
+		return err
+	}
+	cfg, err := s.tokenConfig()
+	if err != nil {
+		return err
+	}
+	client, err := s.fetcher()
+	if err != nil {
+		return err
+	}
+	s.tokens, err = token.New(cfg, s.ring, client)
+	return err
+}
+
+// lastFeed remembers the newest entry of the revocation feed in the journal, so
+// that each segment of it begins with one.
+type lastFeed struct {
+	broker.Recorder
+	payload atomic.Pointer[[]byte]
+}
+
+// Keep implements [broker.Recorder].
+func (l *lastFeed) Keep(frames ...audit.Frame) error {
+	l.see(frames...)
+	return l.Recorder.Keep(frames...)
+}
+
+func (l *lastFeed) see(frames ...audit.Frame) {
+	for _, f := range slices.Backward(frames) {
+		if f.Type == audit.FrameFeed {
+			l.payload.Store(&f.Payload)
+			return
+		}
+	}
+}
+
+func (l *lastFeed) frame() []audit.Frame {
+	if p := l.payload.Load(); p != nil {
+		return []audit.Frame{{Type: audit.FrameFeed, Payload: *p}}
+	}
+	return nil
+}
+
+func (s *server) openBroker(ctx context.Context, tel *telemetry) error {
+	feed := &lastFeed{}
+	var err error
+	s.journal, err = audit.OpenJournal(audit.JournalConfig{
+		Dir: s.cfg.Journal(), Preamble: feed.frame,
+		Last: func(f audit.Frame) { feed.see(f) },
+	})
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, s.journal.Close)
+	sealer, err := vault.NewSealer(ctx, s.secrets, time.Now)
+	if err != nil {
+		return err
+	}
+	if s.subject, err = store.OpenSubjectKeys(filepath.Join(s.cfg.Data, "subjects.db"), sealer); err != nil {
+		return err
+	}
+	s.closers = append(s.closers, s.subject.Close)
+	indexKey, err := vault.Key(ctx, s.secrets, vault.PathAuditIndex)
+	if err != nil {
+		return err
+	}
+	clientKey, err := vault.Key(ctx, s.secrets, vault.PathClientSecrets)
+	if err != nil {
+		return err
+	}
+	s.events, err = audit.NewLog(audit.LogConfig{Replica: s.cfg.Replica, IndexKey: []byte(indexKey.Reveal()), Now: time.Now}, s.journal, s.subject)
+	if err != nil {
+		return err
+	}
+	metrics := api.NewMetrics(version(), func(ctx context.Context) broker.Status { return s.broker.Status(ctx) })
+	feed.Recorder = metrics.Counting(s.events)
+	known, err := knownHead(feed)
+	if err != nil {
+		return err
+	}
+	s.broker, err = broker.New(broker.Config{
+		Replica: s.cfg.Replica, TokenLifetime: s.cfg.Lifetimes.Token.Duration, CredentialLifetime: s.cfg.Lifetimes.Credential.Duration,
+		Skew: s.cfg.Revocation.ClockSkew.Duration, MaxStaleness: s.cfg.Revocation.MaxStaleness.Duration,
+		MaxClockOffset: s.cfg.Revocation.MaxClockOffset.Duration, MintTimeout: 10 * time.Second, RevokeTimeout: 10 * time.Second,
+		ClientSecretKey: []byte(clientKey.Reveal()),
+	}, broker.Deps{
+		Tokens: s.tokens, Feed: s.store, Anchor: vault.NewAnchor(s.secrets), Ledger: s.store, Once: s.store, Sessions: s.store,
+		Recorder: feed, Sealer: sealer, Judge: broker.NewJudge(s.registry, s.policy), Log: s.log, Now: time.Now,
+		History: s.history, Known: known, Span: tel.span,
+	})
+	if err != nil {
+		return err
+	}
+	s.api, err = api.New(api.Config{
+		Issuer: s.cfg.Issuer, Limits: s.cfg.Limits, Keys: s.ring, DetailsTypes: s.detailsTypes(), IssuerHealth: s.tokens.Ready,
+		Metrics: metrics, Log: s.log, Now: time.Now, Span: tel.request,
+		Operations: s,
+	}, s.broker)
+	return err
+}
+
+// knownHead is the end of the feed as the journal has it.
+func knownHead(l *lastFeed) (broker.Head, error) {
+	p := l.payload.Load()
+	if p == nil {
+		return broker.Head{}, nil
+	}
+	e, err := broker.DecodeEntry(*p)
+	if err != nil {
+		return broker.Head{}, fmt.Errorf("journal: %w", err)
+	}
+	return e.Head(), nil
+}
+
+// history returns the entries of the feed that the journal holds.
+func (s *server) history(after uint64) (out []broker.Entry, err error) {
+	err = audit.ReadJournal(s.cfg.Journal(), 1, func(f audit.Frame, _ uint64) error {
+		if f.Type != audit.FrameFeed {
+			return nil
+		}
+		e, err := broker.DecodeEntry(f.Payload)
+		if err == nil && e.Pos.Seq > after {
+			out = append(out, e)
+		}
+		return err
+	})
+	return out, err
+}

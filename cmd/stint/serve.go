@@ -1,0 +1,280 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"runtime/metrics"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stint-dev/stint/api"
+	"github.com/stint-dev/stint/audit"
+	"github.com/stint-dev/stint/internal/config"
+	"github.com/stint-dev/stint/internal/secret"
+	"github.com/stint-dev/stint/internal/token"
+)
+
+const (
+	grace        = 15 * time.Second // for requests in flight when the server stops
+	startTimeout = 60 * time.Second // for stores that come up at the same time
+	policyEvery  = 2 * time.Second  // that the mappings are looked at
+	keysEvery    = time.Minute      // that the signing keys are read again
+)
+
+func newServe(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "serve", Short: "Run the server",
+		Long: `Runs the server until it is asked to stop (SIGINT, SIGTERM); requests in flight are
+finished first. Mappings are read again when they change, or on SIGHUP: a broken edit
+keeps the old version in force and is logged.`,
+		Example: "  stint serve --config /etc/stint/stint.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := config.Load(g.config)
+			if err != nil {
+				return &exitError{exitRefused, err}
+			}
+			return serve(c.Context(), cfg, c.ErrOrStderr(), func(s *server, public, ops string) {
+				s.log.Info("ready", "issuer", cfg.Issuer, "address", public, "ops", ops, "socket", cfg.Listen.Socket,
+					"policy", s.broker.Judge().Policy().Version(), "version", version())
+			})
+		},
+	}
+}
+
+// logger returns a logger as the configuration wants it.
+func logger(cfg config.Log, w io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(cfg.Level)) // the configuration was checked
+	o := &slog.HandlerOptions{Level: level}
+	if cfg.Format == "text" {
+		return slog.New(slog.NewTextHandler(w, o))
+	}
+	return slog.New(slog.NewJSONHandler(w, o))
+}
+
+const (
+	smallHeap  = 48 << 20 // bytes
+	heapMargin = 24 << 20
+)
+
+// tuneMemory lets the heap grow to several times what is alive, as long as that
+// is little, and by half of it where it is much. The environment comes first.
+func tuneMemory(ctx context.Context) {
+	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
+		return
+	}
+	debug.SetGCPercent(400)
+	debug.SetMemoryLimit(smallHeap)
+	go func() {
+		live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+		for {
+			metrics.Read(live)
+			n := int64(live[0].Value.Uint64())
+			debug.SetMemoryLimit(max(smallHeap, n+max(heapMargin, n/2)))
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(2 * time.Second):
+			}
+		}
+	}()
+}
+
+// serve runs a server until ctx is done.
+func serve(ctx context.Context, cfg *config.Config, logs io.Writer, ready func(s *server, public, ops string)) error {
+	tuneMemory(ctx)
+	log := logger(cfg.Log, logs)
+	tel, err := newTelemetry(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer tel.shutdown()
+	s, err := build(ctx, cfg, log, tel)
+	if err != nil {
+		return &exitError{exitRefused, err}
+	}
+	err = s.run(ctx, ready)
+	return errors.Join(err, s.Close())
+}
+
+func (s *server) run(ctx context.Context, ready func(s *server, public, ops string)) error {
+	if err := s.start(ctx); err != nil {
+		return err
+	}
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() { defer close(done); s.broker.Run(background) }()
+	go s.followPolicy(background)
+	go s.followKeys(background)
+	go s.tokens.Warm(background)
+	s.note(ctx, "started", nil)
+	err := s.api.Serve(ctx, s.cfg.Listen, grace, func(public, ops string) { ready(s, public, ops) })
+	s.note(context.WithoutCancel(ctx), "stopped", err)
+	cancel()
+	<-done
+	return err
+}
+
+// start joins the replicas. A store that is not there yet is waited for.
+func (s *server) start(ctx context.Context) error {
+	deadline := time.Now().Add(startTimeout)
+	for {
+		err := s.broker.Start(ctx)
+		if err == nil || ctx.Err() != nil || time.Now().After(deadline) {
+			return err
+		}
+		s.log.Warn("not ready yet; trying again", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// note records that the server started or stopped.
+func (s *server) note(ctx context.Context, what string, failure error) {
+	e := &audit.Event{Kind: audit.KindService, Outcome: audit.Done, Reason: what, Change: &audit.Change{What: "server " + what, After: version()}}
+	if failure != nil {
+		e.Outcome, e.Reason = audit.Failed, failure.Error()
+	}
+	if err := s.events.Record(ctx, e, audit.Personal{}); err != nil {
+		s.log.Error("record", "what", what, "error", err)
+	}
+}
+
+// followPolicy puts new versions of the mappings in force.
+func (s *server) followPolicy(ctx context.Context) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	last, _ := folderState(s.cfg.Mappings)
+	for {
+		forced := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+			forced = true
+		case <-time.After(policyEvery):
+		}
+		state, err := folderState(s.cfg.Mappings)
+		if err != nil {
+			s.log.Error("mappings cannot be read; the version in force stays", "error", err)
+			continue
+		}
+		if state == last && !forced {
+			continue
+		}
+		last = state
+		s.reload(ctx)
+	}
+}
+
+// reload puts the mappings in force as they are now, or says why not.
+func (s *server) reload(ctx context.Context) {
+	old := s.broker.Judge().Policy().Version()
+	p, err := s.compile()
+	if err == nil && p.Version() == old {
+		s.broken.Store(nil)
+		return
+	}
+	if err == nil {
+		err = s.broker.SetPolicy(ctx, p)
+	}
+	if err != nil {
+		text := err.Error()
+		s.broken.Store(&text)
+		s.log.Error("the mappings were changed and cannot be used; the version in force stays", "version", old, "error", err)
+		e := &audit.Event{Kind: audit.KindConfig, Outcome: audit.Refused, Reason: text, Change: &audit.Change{What: "mappings", Before: old}}
+		if err := s.events.Record(ctx, e, audit.Personal{}); err != nil {
+			s.log.Error("record", "error", err)
+		}
+		return
+	}
+	s.broken.Store(nil)
+	s.log.Info("new mappings are in force", "before", old, "version", p.Version())
+}
+
+// folderState is a digest of what a folder holds, by name, size and time.
+func folderState(dir string) (string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	for _, e := range entries {
+		if ext := filepath.Ext(e.Name()); ext != ".yaml" && ext != ".cedar" {
+			continue
+		}
+		info, err := os.Stat(filepath.Join(dir, e.Name())) // through links, as mounted volumes have them
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(h, "%s\x00%d\x00%d\x00", e.Name(), info.Size(), info.ModTime().UnixNano())
+	}
+	return string(h.Sum(nil)), nil
+}
+
+// followKeys reads the signing keys again, so that what another replica rotated
+// is known here before it signs there.
+func (s *server) followKeys(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(keysEvery):
+		}
+		if err := s.ring.Reload(ctx); err != nil {
+			s.log.Warn("signing keys cannot be read again; those known stay in use", "error", err)
+		}
+	}
+}
+
+// PolicyProblem implements [api.Operations].
+func (s *server) PolicyProblem() string {
+	if p := s.broken.Load(); p != nil {
+		return *p
+	}
+	return ""
+}
+
+// SigningKeys implements [api.Operations].
+func (s *server) SigningKeys() []api.SigningKey { return signingKeys(s.ring.Keys()) }
+
+func signingKeys(in []token.KeyInfo) (out []api.SigningKey) {
+	for _, k := range in {
+		out = append(out, api.SigningKey(k))
+	}
+	return out
+}
+
+// RotateKey implements [api.Operations].
+func (s *server) RotateKey(ctx context.Context, operator string, atOnce bool) (api.SigningKey, error) {
+	k, err := s.ring.Rotate(ctx, atOnce)
+	e := &audit.Event{Kind: audit.KindKey, Outcome: audit.Done, Party: audit.Party{Operator: operator}, Change: &audit.Change{What: "signing key", After: k.ID}}
+	if err != nil {
+		e.Outcome, e.Reason = audit.Failed, err.Error()
+	}
+	if failure := s.events.Record(ctx, e, audit.Personal{}); failure != nil {
+		s.log.Error("record the rotation of keys", "error", failure)
+	}
+	return api.SigningKey(k), err
+}
+
+// NewClientSecret implements [api.Operations].
+func (s *server) NewClientSecret() (made secret.String, hash string) {
+	return s.broker.NewClientSecret()
+}
+
+var _ api.Operations = (*server)(nil)
