@@ -39,16 +39,16 @@ type toolCall struct {
 	Locations []string        `json:"locations"`
 }
 
-// readDetails parses the authorization details. The error has the code
-// BadDetails and may be shown.
-func (x *exchange) readDetails() error {
-	text := x.r.Details
+// readDetails parses authorization details for a target, and holds them to the
+// tool call that the subject token is bound to. The error has the code BadDetails
+// and may be shown; what was read until then is returned with it.
+func (r *Registry) readDetails(text string, at Target, subject *Token) (d details, err error) {
 	if text == "" {
-		return x.bound()
+		return d, d.bind(subject)
 	}
-	bad := func(format string, args ...any) error {
+	bad := func(format string, args ...any) (details, error) {
 		err := fmt.Errorf(format, args...)
-		return Fail(BadDetails, err, "authorization_details: "+err.Error())
+		return d, Fail(BadDetails, err, "authorization_details: "+err.Error())
 	}
 	var items []json.RawMessage
 	if len(text) > maxDetails {
@@ -61,8 +61,8 @@ func (x *exchange) readDetails() error {
 		return bad("1 to %d objects are wanted", maxDetailItems)
 	}
 	want := ""
-	if x.target.Provider != "" {
-		want = x.b.reg.Providers[x.target.Provider].Describe().Details
+	if at.Provider != "" {
+		want = r.Providers[at.Provider].Describe().Details
 	}
 	for _, item := range items {
 		var kind struct {
@@ -72,8 +72,8 @@ func (x *exchange) readDetails() error {
 			return bad("each is an object with a type")
 		}
 		switch {
-		case kind.Type == ToolCall && x.details.tool == "":
-			if err := x.readToolCall(item); err != nil {
+		case kind.Type == ToolCall && d.tool == "":
+			if err := d.readToolCall(item, at); err != nil {
 				return bad("%s: %v", ToolCall, err)
 			}
 		case kind.Type == ToolCall:
@@ -84,15 +84,15 @@ func (x *exchange) readDetails() error {
 				return bad("%v", err)
 			}
 			delete(object, "type")
-			x.details.provider = append(x.details.provider, object)
+			d.provider = append(d.provider, object)
 		default:
 			return bad("type %q does not exist for this target", printable(kind.Type))
 		}
 	}
-	return x.bound()
+	return d, d.bind(subject)
 }
 
-func (x *exchange) readToolCall(item []byte) error {
+func (d *details) readToolCall(item []byte, at Target) error {
 	var call toolCall
 	if err := strictjson.Decode(item, &call); err != nil {
 		return err
@@ -101,13 +101,11 @@ func (x *exchange) readToolCall(item []byte) error {
 		return fmt.Errorf("tool is a text of 1 to 128 bytes")
 	}
 	for _, l := range call.Locations {
-		if l != x.target.Resource {
+		if l != at.Resource {
 			return fmt.Errorf("location %q is not the target", printable(l))
 		}
 	}
-	d := &x.details
 	d.tool, d.once = call.Tool, call.Once
-	x.event.Target.Tool, x.event.Target.Once = d.tool, d.once
 	if len(call.Arguments) == 0 {
 		return nil
 	}
@@ -123,15 +121,13 @@ func (x *exchange) readToolCall(item []byte) error {
 	}
 	sum := sha256.Sum256(canonical)
 	d.digest = hex.EncodeToString(sum[:])
-	x.event.Target.Arguments = d.digest
 	return nil
 }
 
-// bound holds the request to the tool call that the subject token is bound to,
+// bind holds the request to the tool call that the subject token is bound to,
 // and prepares what goes back.
-func (x *exchange) bound() error {
-	d := &x.details
-	if t := x.subject; t != nil && t.Ours && t.Stint.Tool != "" {
+func (d *details) bind(t *Token) error {
+	if t != nil && t.Ours && t.Stint.Tool != "" {
 		held := t.Stint
 		switch {
 		case d.tool == "":

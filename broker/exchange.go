@@ -181,7 +181,9 @@ func (x *exchange) run(ctx context.Context) (*Issued, error) {
 		return nil, err
 	}
 	x.event.Target.Resource, x.event.Target.Provider = x.target.Resource, x.target.Provider
-	if err := x.readDetails(); err != nil {
+	x.details, err = b.reg.readDetails(x.r.Details, x.target, x.subject)
+	x.event.Target.Tool, x.event.Target.Once, x.event.Target.Arguments = x.details.tool, x.details.once, x.details.digest
+	if err != nil {
 		return nil, err
 	}
 	if x.asked, err = scopes.Parse(x.r.Scope); err != nil {
@@ -225,7 +227,7 @@ func (x *exchange) parties(ctx context.Context) error {
 		return err
 	}
 	x.note()
-	if x.agent, err = x.agentOf(x.subject); err != nil {
+	if x.agent, err = x.b.reg.agent(x.subject); err != nil {
 		return err
 	}
 	if x.lineage, err = lineageOf(x.subject, x.agent); err != nil {
@@ -235,7 +237,7 @@ func (x *exchange) parties(ctx context.Context) error {
 	if err := x.alive("subject token", x.subject, x.lineage); err != nil {
 		return err
 	}
-	if err := x.consent(); err != nil {
+	if err := x.b.reg.consents(x.r.Client, x.subject); err != nil {
 		return err
 	}
 	if !x.r.ActorToken.Empty() {
@@ -269,21 +271,8 @@ func (x *exchange) verify(ctx context.Context, which string, raw secret.String, 
 	if declared == TypeAccess && t.Use != AccessToken || declared == TypeID && t.Use != IDToken {
 		return nil, refused(which, "declared %s, but is %s", strings.TrimPrefix(declared, typePrefix), t.Use)
 	}
-	if t.Ours {
-		return t, nil
-	}
-	i := x.b.reg.Issuers[t.Issuer]
-	switch {
-	case i == nil || i.Disabled:
-		return nil, refused(which, "issuer %s is unknown or disabled", t.Issuer)
-	case !slices.Contains(i.Accept, string(t.Use)):
-		return nil, refused(which, "issuer %s: a token used as %s is not accepted", t.Issuer, t.Use)
-	case x.now.Sub(t.IssuedAt) > i.MaxSubjectAge.Duration:
-		return nil, refused(which, "issued %s ago, more than max_subject_age", x.now.Sub(t.IssuedAt).Round(time.Second))
-	case !t.AuthTime.IsZero() && x.now.Sub(t.AuthTime) > i.MaxSessionAge.Duration:
-		return nil, refused(which, "signed in %s ago, more than max_session_age", x.now.Sub(t.AuthTime).Round(time.Second))
-	case t.Subject == "":
-		return nil, refused(which, "it has no subject")
+	if err := x.b.reg.accepts(which, t, x.now); err != nil {
+		return nil, err
 	}
 	return t, nil
 }
@@ -297,28 +286,6 @@ func (x *exchange) note() {
 	}
 }
 
-// name returns the subject as ISSUER#SUB; a token of ours has it so already.
-func (t *Token) name() string {
-	if t.Ours {
-		return t.Subject
-	}
-	return t.Issuer + "#" + t.Subject
-}
-
-// agentOf finds the software that the subject uses.
-func (x *exchange) agentOf(t *Token) (string, error) {
-	if t.Ours && t.Stint != nil && len(t.Actors) == 0 {
-		return t.Stint.Agent, nil // the client was left out of the token by impersonation
-	}
-	name := x.b.reg.agentOf(t)
-	if name == "" && (t.ClientID != "" || len(t.Actors) > 0) && !t.Ours {
-		if i := x.b.reg.Issuers[t.Issuer]; !i.AnyAgent {
-			return "", refused("subject token", "issued to %q at %s, which no agent or client names", printable(t.ClientID), t.Issuer)
-		}
-	}
-	return name, nil
-}
-
 // alive checks that a token has not been revoked, nor anything before it.
 func (x *exchange) alive(which string, t *Token, l *Lineage) error {
 	if err := x.b.index.Check(l); err != nil {
@@ -328,39 +295,6 @@ func (x *exchange) alive(which string, t *Token, l *Lineage) error {
 		return refused(which, "new grants are frozen until %s", until)
 	}
 	return nil
-}
-
-// consent checks that the subject token may be exchanged by this client at all:
-// without that, whoever holds a stolen token could.
-func (x *exchange) consent() error {
-	t, c := x.subject, x.r.Client
-	if t.Ours {
-		if t.ClientID == c.ID || c.Resource != "" && slices.Contains(t.Audience, c.Resource) {
-			return nil
-		}
-		return refused("subject token", "it was issued to %s for %q, not to or for client %s", t.ClientID, t.Audience, c.ID)
-	}
-	i := x.b.reg.Issuers[t.Issuer]
-	identity := c.Identities[t.Issuer]
-	issuedTo := identity != "" && t.ClientID == identity
-	forIt := c.Resource != "" && slices.Contains(t.Audience, c.Resource)
-	if t.Use == IDToken { // the audience of an ID token is the client (OpenID Connect Core section 2)
-		forIt = identity != "" && slices.Contains(t.Audience, identity)
-	}
-	if !forIt && !slices.ContainsFunc(t.Audience, func(a string) bool { return slices.Contains(i.Audiences, a) }) {
-		return refused("subject token", "its audience %q is none that is accepted", t.Audience)
-	}
-	switch {
-	case i.MayAct && t.MayAct != nil:
-		if iss := t.MayAct.Issuer; (iss == "" || iss == x.b.reg.Self) && t.MayAct.Subject == c.ID ||
-			(iss == "" || iss == t.Issuer) && identity != "" && t.MayAct.Subject == identity {
-			return nil
-		}
-		return refused("subject token", "may_act names %s, not client %s", t.MayAct.Name(), c.ID)
-	case slices.Contains(i.Delegates, c.ID), issuedTo, forIt:
-		return nil
-	}
-	return refused("subject token", "client %s has no consent: it is no delegate, and the token was issued neither to nor for it", c.ID)
 }
 
 // actorToken checks who is to act: the client itself, by a token of ours, or an
@@ -404,11 +338,11 @@ func (x *exchange) actorToken(ctx context.Context) error {
 // decide asks the judge.
 func (x *exchange) decide(ctx context.Context) error {
 	x.c = Case{
-		Client: x.r.Client, Name: x.lineage.Subject, Agent: x.agent, Others: x.onTheWay(), Held: x.held(),
+		Client: x.r.Client, Name: x.lineage.Subject, Agent: x.agent, Others: x.lineage.holders(), Held: x.b.reg.held(x.subject, x.target),
 		Target: x.target, Scopes: x.asked, Tool: x.details.tool, Arguments: x.details.arguments,
 		Details: x.details.provider, Now: x.now, Live: true,
 	}
-	x.c.Subject = x.subjectOf()
+	x.c.Subject = x.b.reg.subject(x.r.Client, x.subject)
 	var err error
 	x.verdict, err = x.b.judge.Decide(ctx, &x.c)
 	d := x.verdict.Decision
@@ -417,60 +351,6 @@ func (x *exchange) decide(ctx context.Context) error {
 		x.event.Target.Scopes = d.Asked
 	}
 	return err
-}
-
-// onTheWay lists everybody who has held what the subject token descends from.
-func (x *exchange) onTheWay() (names []string) {
-	if r := x.lineage.Root; r != nil && r.Agent != "" {
-		names = append(names, r.Agent)
-	}
-	for _, h := range x.lineage.Hops {
-		names = append(names, h.Client)
-		if h.Agent != "" {
-			names = append(names, h.Agent)
-		}
-	}
-	return names
-}
-
-// subjectOf returns the subject as policy sees it.
-func (x *exchange) subjectOf() scopes.Subject {
-	t := x.subject
-	if t == nil {
-		return scopes.Subject{Issuer: x.b.reg.Self, ID: x.r.Client.ID}
-	}
-	s := scopes.Subject{Issuer: t.Issuer, ID: t.Subject, Groups: t.Groups, Claims: t.Claims}
-	if t.Ours {
-		if iss, sub, foreign := strings.Cut(t.Subject, "#"); foreign {
-			s.Issuer, s.ID = iss, sub
-		}
-		s.Claims = t.Stint.Claims
-	}
-	return s
-}
-
-// held returns what the subject token allows by itself.
-func (x *exchange) held() scopes.Held {
-	t := x.subject
-	switch {
-	case t == nil:
-		return scopes.Held{Everything: true}
-	case t.Ours:
-		return scopes.Held{Resource: t.Audience[0], Scopes: t.Scope}
-	}
-	use := x.b.reg.Issuers[t.Issuer].Scopes
-	h := scopes.Held{Resource: x.target.Resource}
-	switch {
-	case use.IdentityOnly:
-		h.Everything = true
-	case use.Ours:
-		h.Scopes = t.Scope
-	default:
-		for _, s := range t.Scope {
-			h.Scopes = append(h.Scopes, use.Mapped[s][x.target.Resource]...)
-		}
-	}
-	return h
 }
 
 // lifetime finds how long what is issued may live: never longer than what it
@@ -554,7 +434,6 @@ func (x *exchange) sign(ctx context.Context) (*Issued, error) {
 	if lineage.Root != nil {
 		x.event.Token.Root = lineage.Root.ID
 	}
-	x.event.Target.Once, x.event.Target.Tool, x.event.Target.Arguments = x.details.once, x.details.tool, x.details.digest
 	if err := x.b.recorder.Record(ctx, x.event, x.personal); err != nil {
 		x.event.Token, x.event.Decision.Granted = nil, nil
 		return nil, unavailable(fmt.Errorf("record exchange: %w", err))

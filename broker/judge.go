@@ -185,12 +185,22 @@ type Narrowed struct {
 // BadTarget, BadDetails, BadScope, NeedsApproval, Unavailable. The verdict is as
 // complete as it came to be, whatever the error.
 func (j *Judge) Decide(ctx context.Context, c *Case) (v Verdict, err error) {
+	return j.decide(ctx, c, nil)
+}
+
+// decide is both Decide and, with an explanation to fill in, Explain.
+func (j *Judge) decide(ctx context.Context, c *Case, ex *scopes.Explanation) (v Verdict, err error) {
 	v.Policy = j.Policy()
 	req, err := j.request(c)
 	if err != nil {
 		return v, err
 	}
-	v.Decision = v.Policy.Decide(req)
+	if ex == nil {
+		v.Decision = v.Policy.Decide(req)
+	} else {
+		*ex = v.Policy.Explain(req)
+		v.Decision = ex.Decision
+	}
 	if err := refusal(c, v.Decision); err != nil {
 		return v, err
 	}

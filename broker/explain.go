@@ -1,0 +1,240 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/stint-dev/stint/scopes"
+	"github.com/stint-dev/stint/scopes/grant"
+)
+
+// Question is a request that somebody could make.
+type Question struct {
+	Client *Client
+	// Token is the subject token. Without one, and without a Subject, the client
+	// acts for itself.
+	Token *Token
+	// Subject, Agent, Via and Held describe a subject without a token of it: who it
+	// is, which agent it uses, who else has held its tokens, and the scopes they
+	// hold; nil: what the issuer's tokens hold if they say only who.
+	Subject *scopes.Subject
+	Agent   string
+	Via     []string
+	Held    *scopes.Held
+
+	Resources, Audiences []string
+	Scope, Details       string
+	Now                  time.Time
+	// Live asks upstreams for the subject's own rights; otherwise they are assumed.
+	Live bool
+}
+
+// Explanation is a decision with everything that led to it.
+type Explanation struct {
+	Allowed bool `json:"allowed"`
+	// Code is that of the refusal, Answer what the caller would be told, and Reason
+	// what the record would say.
+	Code   Code   `json:"code,omitempty"`
+	Answer string `json:"answer,omitempty"`
+	Reason string `json:"reason,omitempty"`
+	// Nearest says what would have allowed it, changing as little as possible.
+	Nearest []string `json:"nearest,omitempty"`
+
+	Client   string      `json:"client"`
+	Subject  string      `json:"subject"`
+	Groups   []string    `json:"groups,omitempty"`
+	Agent    string      `json:"agent,omitempty"`
+	Resource string      `json:"resource,omitempty"`
+	Provider string      `json:"provider,omitempty"`
+	Tool     string      `json:"tool,omitempty"`
+	Held     scopes.Held `json:"held"`
+
+	Policy *scopes.Explanation `json:"policy,omitempty"`
+	// Narrowing is what was met, for an upstream, and what came of it.
+	Narrowing *Narrowing `json:"narrowing,omitempty"`
+}
+
+// Narrowing is the meet, for people.
+type Narrowing struct {
+	Class  Class   `json:"class"`
+	Inputs []Input `json:"inputs"`
+	// Left is what each input, in order, left of the grant.
+	Left  []grant.Grant `json:"left"`
+	Grant grant.Grant   `json:"grant"`
+	// Upstream is what the upstream would be sent, in its own terms.
+	Upstream json.RawMessage `json:"upstream,omitempty"`
+	ReadOnly bool            `json:"read_only"`
+}
+
+// Explain decides a question by the code that decides requests, and says how it
+// came to that. Signatures, times and revocations are not looked at.
+func (j *Judge) Explain(ctx context.Context, q *Question) *Explanation {
+	out := &Explanation{Client: q.Client.ID}
+	c, err := j.caseOf(q, out)
+	if err == nil {
+		out.Resource, out.Provider, out.Tool, out.Held = c.Target.Resource, c.Target.Provider, c.Tool, c.Held
+		var policy scopes.Explanation
+		var v Verdict
+		v, err = j.decide(ctx, c, &policy)
+		if v.Decision.Asked != nil || v.Decision.Refused != nil {
+			out.Policy = &policy
+		}
+		if v.Narrowed != nil {
+			out.Narrowing = v.Narrowed.explain(j.Registry.Providers[c.Target.Provider])
+		}
+	}
+	if err == nil {
+		out.Allowed = true
+		return out
+	}
+	failure := AsError(err)
+	out.Code, out.Answer, out.Reason = failure.Code, failure.Public, failure.Reason()
+	out.Nearest = out.nearest(j, q, err)
+	return out
+}
+
+// caseOf turns a question into what there is to decide, as an exchange does with
+// a request.
+func (j *Judge) caseOf(q *Question, out *Explanation) (*Case, error) {
+	r := j.Registry
+	c := &Case{Client: q.Client, Agent: q.Agent, Others: q.Via, Now: q.Now, Live: q.Live}
+	switch {
+	case q.Token != nil:
+		lineage, err := j.tokenCase(q, c)
+		if err != nil {
+			return nil, err
+		}
+		c.Name, c.Others = lineage.Subject, lineage.holders()
+	case q.Subject != nil:
+		c.Subject, c.Name = *q.Subject, q.Subject.Name()
+	default:
+		c.Subject, c.Name, c.Agent = r.subject(q.Client, nil), q.Client.ID, q.Client.ID
+	}
+	out.Subject, out.Groups, out.Agent = c.Name, c.Subject.Groups, c.Agent
+	var err error
+	if c.Target, err = j.Target(q.Client, q.Resources, q.Audiences); err != nil {
+		return nil, err
+	}
+	switch i := r.Issuers[c.Subject.Issuer]; {
+	case q.Held != nil:
+		c.Held = *q.Held
+	case q.Token != nil || q.Subject == nil:
+		c.Held = r.held(q.Token, c.Target)
+	case i == nil:
+		return nil, refused("subject token", "issuer %s is unknown", printable(c.Subject.Issuer))
+	default:
+		c.Held = r.held(&Token{Issuer: i.Issuer}, c.Target)
+	}
+	d, err := r.readDetails(q.Details, c.Target, q.Token)
+	if err != nil {
+		return nil, err
+	}
+	c.Tool, c.Arguments, c.Details = d.tool, d.arguments, d.provider
+	if c.Scopes, err = scopes.Parse(q.Scope); err != nil {
+		return nil, Fail(BadScope, err, "scope is malformed")
+	}
+	return c, nil
+}
+
+// tokenCase reads the parties off a token.
+func (j *Judge) tokenCase(q *Question, c *Case) (l *Lineage, err error) {
+	r := j.Registry
+	if err := r.accepts("subject token", q.Token, q.Now); err != nil {
+		return nil, err
+	}
+	if c.Agent, err = r.agent(q.Token); err != nil {
+		return nil, err
+	}
+	if l, err = lineageOf(q.Token, c.Agent); err != nil {
+		return nil, refused("subject token", "%w", err)
+	}
+	c.Subject = r.subject(q.Client, q.Token)
+	return l, r.consents(q.Client, q.Token)
+}
+
+// explain tells a meet step by step.
+func (n *Narrowed) explain(p Provider) *Narrowing {
+	d := p.Describe()
+	out := &Narrowing{Class: d.Class, Inputs: n.Inputs, Grant: n.Grant, ReadOnly: n.Grant.ReadOnly()}
+	g := d.Schema.Everything()
+	for _, in := range n.Inputs {
+		g = grant.Meet(g, in.Grant)
+		out.Left = append(out.Left, g)
+	}
+	out.Upstream = n.Rendered
+	if !json.Valid(out.Upstream) {
+		out.Upstream, _ = json.Marshal(string(n.Rendered))
+	}
+	return out
+}
+
+// nearest says what would have allowed it.
+func (e *Explanation) nearest(j *Judge, q *Question, err error) (out []string) {
+	if e.Policy != nil && !e.Policy.Allowed {
+		for _, s := range e.Policy.Scopes {
+			if s.Nearest != "" {
+				out = append(out, s.Scope+": "+s.Nearest)
+			}
+		}
+		if e.Policy.Why == scopes.UnknownTool {
+			out = append(out, fmt.Sprintf("an entry for the tool %s in the mapping of %s", printable(e.Tool), e.Policy.Resource))
+		}
+		if len(out) > 0 {
+			return out
+		}
+	}
+	switch CodeOf(err) {
+	case BadTarget:
+		return []string{fmt.Sprintf("the targets of client %s are %s", q.Client.ID, listed(q.Client.Targets))}
+	case NeedsApproval:
+		return []string{"a rule that allows it without approval"}
+	case BadScope:
+		if e.Policy != nil && len(e.Policy.Decision.Asked) == 0 {
+			return []string{"scopes to ask for: " + listed(j.Policy().Scopes(e.Policy.Resource))}
+		}
+		if errors.Is(err, ErrInexpressible) {
+			return []string{"a grant that this upstream can be asked for; see stint providers show"}
+		}
+	}
+	if e.Narrowing != nil {
+		return e.Narrowing.nearest()
+	}
+	return nil
+}
+
+// nearest finds the limits without which more would have been left.
+func (n *Narrowing) nearest() (out []string) {
+	for i, limit := range n.Inputs {
+		others := n.Inputs[0].Grant.Schema().Everything()
+		for k, in := range n.Inputs {
+			if k != i {
+				others = grant.Meet(others, in.Grant)
+			}
+		}
+		if others.IsNothing() {
+			continue
+		}
+		if ok, diffs := grant.Leq(others, limit.Grant); !ok {
+			lacks := diffs[0].String()
+			if len(diffs) > 1 {
+				lacks += fmt.Sprintf(", and %d more", len(diffs)-1)
+			}
+			out = append(out, fmt.Sprintf("a wider %s: it lacks %s", limit.Name, lacks))
+		}
+	}
+	if len(out) == 0 {
+		out = append(out, "more than one limit would have to be wider")
+	}
+	return out
+}
+
+func listed(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
