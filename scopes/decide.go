@@ -55,11 +55,11 @@ func (s Subject) claim(name string) (string, bool) {
 // Held is what a subject's token allows by itself.
 type Held struct {
 	// Everything means that the token says who, not what.
-	Everything bool
+	Everything bool `json:"everything,omitzero"`
 	// Scopes are the token's scopes at Resource. For another resource they are
 	// worth what that resource's mapping forwards.
-	Resource string
-	Scopes   []string
+	Resource string   `json:"resource,omitempty"`
+	Scopes   []string `json:"scopes,omitempty"`
 }
 
 // Why says on what a scope failed.

@@ -35,8 +35,24 @@ import (
 // opened: all that `stint explain` and `stint check` need.
 type plan struct {
 	cfg      *config.Config
+	secrets  vault.Store
 	registry *broker.Registry
 	policy   *scopes.Policy
+}
+
+// openPlan opens the secrets, which providers may need, and makes a plan.
+func openPlan(ctx context.Context, cfg *config.Config, log *slog.Logger) (*plan, error) {
+	secrets, engine, err := vault.Open(inFolder(cfg), vault.Deps{Log: log, Now: time.Now})
+	if err != nil {
+		return nil, err
+	}
+	resolve := vault.Resolver{Store: secrets}.Resolve
+	p, err := newPlan(ctx, cfg, providers.Deps{Secret: resolve, Engine: engine, Now: time.Now, Log: log})
+	if err != nil {
+		return nil, errors.Join(err, secrets.Close())
+	}
+	p.secrets = secrets
+	return p, nil
 }
 
 // newPlan checks everything that can be checked without opening anything.
@@ -212,7 +228,6 @@ func openStore(ctx context.Context, cfg *config.Config, resolve func(context.Con
 type server struct {
 	*plan
 	log     *slog.Logger
-	secrets vault.Store
 	store   stateStore
 	ring    *token.Ring
 	tokens  *token.Service
@@ -245,20 +260,14 @@ func build(ctx context.Context, cfg *config.Config, log *slog.Logger, tel *telem
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
-	secrets, engine, err := vault.Open(inFolder(cfg), vault.Deps{Log: log, Now: time.Now})
-	if err != nil {
+	if s.plan, err = openPlan(ctx, cfg, log); err != nil {
 		return nil, err
 	}
-	s.secrets = secrets
-	s.closers = append(s.closers, secrets.Close)
-	resolve := vault.Resolver{Store: secrets}.Resolve
-	if s.plan, err = newPlan(ctx, cfg, providers.Deps{Secret: resolve, Engine: engine, Now: time.Now, Log: log}); err != nil {
-		return nil, err
-	}
+	s.closers = append(s.closers, s.secrets.Close)
 	if err := s.openTokens(ctx); err != nil {
 		return nil, err
 	}
-	if s.store, err = openStore(ctx, cfg, resolve); err != nil {
+	if s.store, err = openStore(ctx, cfg, vault.Resolver{Store: s.secrets}.Resolve); err != nil {
 		return nil, err
 	}
 	s.closers = append(s.closers, s.store.Close)
