@@ -18,6 +18,7 @@ const module = "github.com/stint-dev/stint/"
 var allowed = map[string][]string{
 	"cmd/*":               {"*"},
 	"e2e/*":               {"*"},
+	"internal/bench":      {"*"},
 	"api":                 {"broker", "scopes", "scopes/grant", "audit", "internal/secret", "internal/strictjson"},
 	"audit":               {},
 	"broker":              {"scopes", "scopes/grant", "audit", "internal/secret", "internal/strictjson"},

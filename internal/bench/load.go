@@ -1,0 +1,179 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// target is something that answers requests.
+type target struct {
+	name    string
+	process *process
+	addr    string
+	// next returns a request as it goes over the wire. It is called from many
+	// goroutines.
+	next func() []byte
+	// accept looks at the first answer of each connection; nil: any 200 will do.
+	accept func(body []byte) error
+
+	conns []*connection
+	per   map[int]*measured // by number of connections
+}
+
+// measured is what was found with one number of connections.
+type measured struct {
+	cpu    []float64 // microseconds a request, slice by slice
+	ratios []float64 // to the floor in the same round
+	waits  []time.Duration
+	count  int
+}
+
+type connection struct {
+	conn net.Conn
+	r    *bufio.Reader
+}
+
+func (t *target) dial(n int) error {
+	for len(t.conns) < n {
+		conn, err := net.Dial("tcp", t.addr)
+		if err != nil {
+			return err
+		}
+		t.conns = append(t.conns, &connection{conn, bufio.NewReaderSize(conn, 16<<10)})
+	}
+	return nil
+}
+
+func (c *connection) ask(request []byte, accept func([]byte) error) error {
+	if _, err := c.conn.Write(request); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(c.r, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode == http.StatusOK && accept == nil {
+		_, err := io.Copy(io.Discard, resp.Body)
+		return err
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", resp.Status, body)
+	}
+	return accept(body)
+}
+
+// slice loads a target for some time over n connections, closed loop.
+func (t *target) slice(n int, length time.Duration) (count int, cpu time.Duration, waits []time.Duration, err error) {
+	if err := t.dial(n); err != nil {
+		return 0, 0, nil, err
+	}
+	var failed atomic.Pointer[error]
+	all := make([][]time.Duration, n)
+	before, err := t.process.cpu()
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	end := time.Now().Add(length)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			for first := true; ; first = false {
+				began := time.Now()
+				if began.After(end) {
+					return
+				}
+				accept := t.accept
+				if !first {
+					accept = nil
+				}
+				if err := t.conns[i].ask(t.next(), accept); err != nil {
+					failed.Store(&err)
+					return
+				}
+				all[i] = append(all[i], time.Since(began))
+			}
+		})
+	}
+	wg.Wait()
+	after, err := t.process.cpu()
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	if e := failed.Load(); e != nil {
+		return 0, 0, nil, fmt.Errorf("%s: %w", t.name, *e)
+	}
+	waits = slices.Concat(all...)
+	if len(waits) == 0 {
+		return 0, 0, nil, fmt.Errorf("%s: no answer within a slice", t.name)
+	}
+	return len(waits), after - before, waits, nil
+}
+
+// measure loads all targets in turns; the first is the floor.
+func measure(ctx context.Context, s settings, targets []*target, conns []int) error {
+	if s.slice > 200*time.Millisecond {
+		return errors.New("a slice is at most 200ms")
+	}
+	for _, t := range targets {
+		t.per = make(map[int]*measured)
+		for _, n := range conns {
+			t.per[n] = &measured{}
+		}
+	}
+	for round := range s.rounds + 1 { // the first warms up
+		for _, n := range conns {
+			fl := 0.0
+			order := rand.Perm(len(targets) - 1)
+			for k := range len(targets) {
+				t := targets[0]
+				if k > 0 {
+					t = targets[order[k-1]+1]
+				}
+				count, cpu, waits, err := t.slice(n, s.slice)
+				if err != nil {
+					return err
+				}
+				each := float64(cpu.Microseconds()) / float64(count)
+				if k == 0 {
+					fl = each
+				}
+				if round == 0 {
+					continue
+				}
+				m := t.per[n]
+				m.cpu, m.ratios = append(m.cpu, each), append(m.ratios, each/fl)
+				m.waits, m.count = append(m.waits, waits...), m.count+count
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	return v[len(v)/2]
+}
+
+// quantile returns one in milliseconds.
+func quantile(v []time.Duration, q float64) float64 {
+	slices.Sort(v)
+	return float64(v[min(len(v)-1, int(q*float64(len(v))))].Microseconds()) / 1000
+}
