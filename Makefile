@@ -1,0 +1,60 @@
+# What can be done here: make help.
+
+GO       ?= go
+NODE_DIR := interop
+
+# Pinned, so that everybody runs the same.
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.DEFAULT_GOAL := help
+.PHONY: build test lint fuzz bench cover e2e demo demo-postgres full help servers node clean
+
+build: ## build bin/stint
+	@mkdir -p bin
+	$(GO) build -trimpath -o bin/stint ./cmd/stint
+
+test: build servers node ## all tests but the heavy ones, against real Redis and PostgreSQL
+	$(GO) vet ./...
+	STINT_REQUIRE_SERVERS=1 $(GO) test -timeout 10m ./...
+
+e2e: build servers ## the built binary against real Vault, Redis and PostgreSQL
+	STINT_REQUIRE_SERVERS=1 $(GO) test -tags e2e -timeout 60m -count 1 -v ./e2e/... ./internal/vault/... ./providers/vault/...
+
+lint: ## what the compiler does not see
+	$(GO) run $(GOLANGCI) run ./...
+	$(GO) vet -tags e2e ./...
+
+fuzz: ## every fuzz target for FUZZTIME each (default 20s)
+	@./scripts/fuzz.sh $(or $(FUZZTIME),20s)
+
+cover: servers ## coverage of every package: build/coverage.html
+	@mkdir -p build
+	STINT_REQUIRE_SERVERS=1 $(GO) test -timeout 15m -coverprofile build/coverage.out ./...
+	$(GO) tool cover -html build/coverage.out -o build/coverage.html
+	$(GO) tool cover -func build/coverage.out | tail -1
+
+bench: build ## measure: build/reports/bench.json, and docs/performance.md says what it means
+	$(GO) run ./internal/bench -stint bin/stint -report build/reports/bench.json
+
+demo: build ## the main job, played out with sample servers
+	bin/stint demo
+
+demo-postgres: build ## the same with a database login that is vended; installs PostgreSQL
+	@./scripts/servers.sh postgresql
+	bin/stint demo --postgres require
+
+full: test e2e lint ## all that has to pass before a release: races, fuzzing, coverage
+	STINT_REQUIRE_SERVERS=1 $(GO) test -race -timeout 40m ./...
+	$(MAKE) fuzz cover
+
+servers: # what tests start, if it is not there
+	@./scripts/servers.sh redis-server postgresql nodejs
+
+node: # the clients that others wrote
+	@cd $(NODE_DIR) && { [ -d node_modules ] && [ node_modules -nt package-lock.json ] || npm ci --no-audit --no-fund --silent; touch node_modules; }
+
+clean: ## remove what was built
+	rm -rf bin build $(NODE_DIR)/node_modules
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
