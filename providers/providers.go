@@ -11,7 +11,6 @@ import (
 
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/secret"
-	vaultstore "github.com/stint-dev/stint/internal/vault"
 	"github.com/stint-dev/stint/providers/postgres"
 	"github.com/stint-dev/stint/providers/vault"
 )
@@ -21,7 +20,7 @@ type Deps struct {
 	// Secret returns the secret that a reference of the settings names.
 	Secret func(ctx context.Context, ref string) (secret.String, error)
 	// Engine is the Vault that keeps the secrets; nil where a file keeps them.
-	Engine *vaultstore.Engine
+	Engine vault.Engine
 	Now    func() time.Time
 	Log    *slog.Logger
 }
@@ -37,11 +36,7 @@ var kinds = map[string]kind{
 		return postgres.Open(ctx, name, decode, postgres.Deps{Secret: d.Secret, Now: d.Now, Log: d.Log})
 	}},
 	"vault": {vault.Describe, func(_ context.Context, name string, decode func(any) error, d Deps) (broker.Provider, error) {
-		var engine vault.Engine
-		if d.Engine != nil {
-			engine = d.Engine
-		}
-		return vault.Open(name, decode, vault.Deps{Engine: engine, Now: d.Now})
+		return vault.Open(name, decode, vault.Deps{Engine: d.Engine, Now: d.Now})
 	}},
 }
 

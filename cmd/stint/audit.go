@@ -15,7 +15,6 @@ import (
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/config"
 	"github.com/stint-dev/stint/internal/vault"
-	"github.com/stint-dev/stint/providers"
 )
 
 func newAudit(g *globals) *cobra.Command {
@@ -217,16 +216,12 @@ func recoverLeases(ctx context.Context, cfg *config.Config) (n int, err error) {
 	for _, l := range newest {
 		leases = append(leases, l)
 	}
-	secrets, engine, err := vault.Open(inFolder(cfg), vault.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
+	p, err := openPlan(ctx, cfg, vault.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, secrets.Close()) }()
-	resolve := vault.Resolver{Store: secrets}.Resolve
-	if _, err := newPlan(ctx, cfg, providers.Deps{Secret: resolve, Engine: engine, Now: time.Now, Log: slog.New(slog.DiscardHandler)}); err != nil {
-		return 0, err
-	}
-	s, err := openStore(ctx, cfg, resolve)
+	defer func() { err = errors.Join(err, p.secrets.Close()) }()
+	s, err := openStore(ctx, cfg, vault.Resolver{Store: p.secrets}.Resolve)
 	if err != nil {
 		return 0, err
 	}

@@ -16,6 +16,16 @@
 #       that has it can read that path (or write it, with update), and nothing
 #       else; one policy for each engine and role, so that a token for one is no
 #       token for another.
+#
+#       Two things about the engine's own role. Give it a max_ttl that is not much
+#       more than max_lifetime in stint.yaml: it is what ends a credential if all
+#       else fails. And have revocation_statements of a database end sessions too,
+#       which Vault's own leave open; for PostgreSQL:
+#
+#         ALTER ROLE "{{name}}" NOLOGIN;
+#         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}';
+#         DROP OWNED BY "{{name}}";
+#         DROP ROLE "{{name}}";
 set -eu
 here=$(dirname "$0")
 

@@ -474,11 +474,17 @@ func goCommand(dir string, args ...string) ([]byte, error) {
 	return out, nil
 }
 
-// progress says on stderr that something takes time, until it is stopped.
+// progress says that something takes time, until it is stopped: on the terminal,
+// because go test keeps what a test prints until the test is over. Where there is
+// no terminal it is said on stderr, which -v shows at once.
 func progress(what string) (stop func()) {
 	began, done := time.Now(), make(chan struct{})
+	out, err := os.OpenFile("/dev/tty", os.O_WRONLY, 0)
+	if err != nil {
+		out = os.Stderr
+	}
 	say := func() {
-		fmt.Fprintf(os.Stderr, "testbed: %s: %s\n", what, time.Since(began).Round(time.Second))
+		_, _ = fmt.Fprintf(out, "testbed: %s: %s\n", what, time.Since(began).Round(time.Second))
 	}
 	say()
 	go func() {
@@ -493,5 +499,11 @@ func progress(what string) (stop func()) {
 			}
 		}
 	}()
-	return func() { close(done); say() }
+	return func() {
+		close(done)
+		say()
+		if out != os.Stderr {
+			_ = out.Close()
+		}
+	}
 }

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/stint-dev/stint/broker"
+	"github.com/stint-dev/stint/internal/config"
+	"github.com/stint-dev/stint/internal/outbound"
+	"github.com/stint-dev/stint/internal/strictyaml"
+	"github.com/stint-dev/stint/internal/token"
+	"github.com/stint-dev/stint/internal/vault"
+	"github.com/stint-dev/stint/providers"
+	"github.com/stint-dev/stint/scopes"
+)
+
+// plan is what the configuration says, read and checked, before anything is
+// opened: all that `stint explain` and `stint check` need.
+type plan struct {
+	cfg      *config.Config
+	secrets  vault.Store
+	registry *broker.Registry
+	policy   *scopes.Policy
+}
+
+// openPlan opens the secrets, which providers may need, and makes a plan.
+func openPlan(ctx context.Context, cfg *config.Config, deps vault.Deps) (*plan, error) {
+	secrets, engine, err := vault.Open(inFolder(cfg), deps)
+	if err != nil {
+		return nil, err
+	}
+	pd := providers.Deps{Secret: vault.Resolver{Store: secrets}.Resolve, Now: deps.Now, Log: deps.Log}
+	if engine != nil { // an interface that holds a nil pointer is not nil
+		pd.Engine = engine
+	}
+	p, err := newPlan(ctx, cfg, pd)
+	if err != nil {
+		return nil, errors.Join(err, secrets.Close())
+	}
+	p.secrets = secrets
+	return p, nil
+}
+
+// newPlan checks everything that can be checked without opening anything. The
+// error joins all that is wrong, as far as it can be told by itself.
+func newPlan(ctx context.Context, cfg *config.Config, deps providers.Deps) (*plan, error) {
+	p := &plan{cfg: cfg}
+	upstreams, wrong := openProviders(ctx, cfg, deps)
+	var issuers []*broker.Issuer
+	for _, i := range cfg.Issuers {
+		issuers = append(issuers, &i.Policy)
+	}
+	var err error
+	p.registry, err = broker.NewRegistry(cfg.Issuer, cfg.Clients, cfg.Agents, issuers, upstreams)
+	wrong = append(wrong, err)
+	_, err = p.tokenConfig()
+	wrong = append(wrong, err)
+	_, err = p.fetcher()
+	wrong = append(wrong, err, p.certificate())
+	mappings, err := config.LoadMappings(cfg.Mappings)
+	wrong = append(wrong, err)
+	// Mappings that are held against half of what there is would seem wrong.
+	if err = errors.Join(wrong...); err != nil {
+		return nil, err
+	}
+	p.policy, err = scopes.Compile(mappings, p.registry.World())
+	return p, err
+}
+
+func openProviders(ctx context.Context, cfg *config.Config, deps providers.Deps) (map[string]broker.Provider, []error) {
+	var wrong []error
+	upstreams := make(map[string]broker.Provider, len(cfg.Providers))
+	for _, in := range cfg.Providers {
+		provider, err := providers.Open(ctx, in.Kind, in.Name, in.Settings.Decode, deps)
+		if err != nil && !errors.As(err, new(strictyaml.Errors)) {
+			err = in.Settings.Errorf("provider %s: %v", in.Name, err)
+		}
+		if err != nil {
+			wrong = append(wrong, err)
+		}
+		upstreams[in.Name] = provider
+	}
+	return upstreams, wrong
+}
+
+// certificate reads the certificate as the server will.
+func (p *plan) certificate() error {
+	t := p.cfg.Listen.TLS
+	if t == nil {
+		return nil
+	}
+	if _, err := tls.LoadX509KeyPair(t.Certificate, t.Key); err != nil {
+		return p.cfg.Errorf("listen: tls: certificate: %v", err)
+	}
+	return nil
+}
+
+// compile reads the mappings and builds the policy.
+func (p *plan) compile() (*scopes.Policy, error) {
+	mappings, err := config.LoadMappings(p.cfg.Mappings)
+	if err != nil {
+		return nil, err
+	}
+	return scopes.Compile(mappings, p.registry.World())
+}
+
+// tokenConfig reads the keys that files hold.
+func (p *plan) tokenConfig() (token.Config, error) {
+	cfg := token.Config{
+		Self: p.cfg.Issuer, Skew: p.cfg.Revocation.ClockSkew.Duration, CacheSize: 2048, Now: time.Now,
+		IssuerKeys: make(map[string][]byte), Clients: make(map[string]token.ClientKeys),
+	}
+	var wrong scopes.Problems
+	failf := func(at scopes.Pos, format string, args ...any) {
+		wrong = append(wrong, scopes.Problem{Pos: at, Text: fmt.Sprintf(format, args...)})
+	}
+	for _, i := range p.cfg.Issuers {
+		cfg.Issuers = append(cfg.Issuers, i.Tokens)
+		if i.Tokens.JWKSFile == "" {
+			continue
+		}
+		keys, err := os.ReadFile(p.cfg.Path(i.Tokens.JWKSFile))
+		if err == nil {
+			_, err = token.ParseKeys(keys, i.Tokens.Algorithms, true)
+		}
+		if err != nil {
+			failf(i.Policy.Pos, "issuer %s: jwks_file: %v", i.Policy.Issuer, brief(err, i.Tokens.JWKSFile))
+		}
+		cfg.IssuerKeys[i.Tokens.ID] = keys
+	}
+	for _, c := range p.cfg.Clients {
+		if c.Auth.Method != "private_key_jwt" {
+			continue
+		}
+		keys, err := p.clientKeys(c)
+		if err != nil {
+			failf(c.Pos, "client %s: its keys: %v", c.ID, brief(err, c.Auth.JWKSFile))
+		}
+		cfg.Clients[c.ID] = keys
+	}
+	if len(wrong) > 0 {
+		return cfg, wrong
+	}
+	return cfg, nil
+}
+
+// clientKeys returns the keys of a client that authenticates by assertion.
+func (p *plan) clientKeys(c *broker.Client) (keys token.ClientKeys, err error) {
+	switch {
+	case c.Auth.JWKSURI != "":
+		return token.ClientKeys{JWKSURI: c.Auth.JWKSURI}, nil
+	case c.Auth.JWKSFile != "":
+		keys.JWKS, err = os.ReadFile(p.cfg.Path(c.Auth.JWKSFile))
+	case c.Auth.JWKS != nil:
+		keys.JWKS, err = json.Marshal(c.Auth.JWKS.Value)
+	}
+	if err == nil {
+		_, err = token.ParseClientKeys(keys.JWKS)
+	}
+	return keys, err
+}
+
+// brief is an error about a file that has been named as the configuration names
+// it.
+func brief(err error, file string) error {
+	if e := (*fs.PathError)(nil); errors.As(err, &e) {
+		return fmt.Errorf("%s: %w", file, e.Err)
+	}
+	return err
+}
+
+// fetcher returns the client that fetches keys: of the hosts that are configured,
+// wherever they are, and of public addresses that their documents point to.
+func (p *plan) fetcher() (*http.Client, error) {
+	policy := outbound.Policy{Public: true}
+	hosts := func(urls ...string) {
+		for _, text := range urls {
+			if u, err := url.Parse(text); err == nil && text != "" {
+				policy.Hosts = append(policy.Hosts, u.Hostname())
+			}
+		}
+	}
+	for _, i := range p.cfg.Issuers {
+		hosts(i.Policy.Issuer, i.Tokens.JWKSURI)
+	}
+	for _, c := range p.cfg.Clients {
+		hosts(c.Auth.JWKSURI)
+	}
+	for _, text := range p.cfg.Network.Allow {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, p.cfg.Errorf("network: allow: %v", err)
+		}
+		policy.Networks = append(policy.Networks, prefix)
+	}
+	if p.cfg.Network.CA != "" {
+		pem, err := os.ReadFile(p.cfg.Path(p.cfg.Network.CA))
+		if err != nil {
+			return nil, p.cfg.Errorf("network: ca: %v", brief(err, p.cfg.Network.CA))
+		}
+		policy.Roots = x509.NewCertPool()
+		if !policy.Roots.AppendCertsFromPEM(pem) {
+			return nil, p.cfg.Errorf("network: ca: %s holds no certificate", p.cfg.Network.CA)
+		}
+	}
+	return outbound.New(policy), nil
+}
+
+// detailsTypes are the types of authorization details that exist.
+func (p *plan) detailsTypes() []string {
+	types := []string{broker.ToolCall}
+	for _, provider := range p.registry.Providers {
+		if t := provider.Describe().Details; !slices.Contains(types, t) {
+			types = append(types, t)
+		}
+	}
+	slices.Sort(types)
+	return types
+}

@@ -1,0 +1,151 @@
+package vault
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Config is what the configuration says of the credentials of one provider.
+type Config struct {
+	// Roles are the credentials that may be vended, by the names that grants have
+	// for them: lower-case letters, digits, - and _.
+	Roles map[string]Role `yaml:"roles" check:"required"`
+	// MaxLifetime is the longest that a credential lives. Absent: 1h. Vault has
+	// limits of its own, in the token role and the engines.
+	MaxLifetime Duration `yaml:"max_lifetime,omitempty"`
+}
+
+// Role is one credential that may be vended.
+type Role struct {
+	// Mount is where the secrets engine is mounted, and Path what is asked of it,
+	// such as creds/readonly or issue/web.
+	Mount string `yaml:"mount" check:"required"`
+	Path  string `yaml:"path" check:"required"`
+	// Policy is the one of the child token, stint-...; it has to allow this path,
+	// and should allow nothing else. deploy/vault/setup.sh writes such policies.
+	Policy string `yaml:"policy" check:"required"`
+	// Method is write for engines that are written to (issue, sign), with Params if
+	// there are any. Absent: read.
+	Method string            `yaml:"method,omitempty" check:"oneof=read|write"`
+	Params map[string]string `yaml:"params,omitempty"`
+	// LifetimeParam names the parameter, mostly ttl, that tells the engine how long
+	// the credential is to live, in seconds as in "900s". Absent: it is not told,
+	// and the credential ends with its lease.
+	LifetimeParam string `yaml:"lifetime_param,omitempty"`
+	// Reads says that whoever has this role can read, and nothing else.
+	Reads bool `yaml:"reads,omitempty"`
+	// Revoke says what becomes of the credential when Vault revokes its lease.
+	// lease: it ends too, as with database, pki with generate_lease (for those who
+	// read its CRL or ask OCSP), aws with IAM users, gcp with service account keys,
+	// azure, kubernetes with generated accounts. none: nothing, or there is no
+	// lease, as with aws STS, gcp access tokens, kubernetes with existing accounts,
+	// ssh certificates, pki without generate_lease. Absent: lease. Sessions that are
+	// open end only if the engine ends them, as revocation_statements can.
+	Revoke string `yaml:"revoke,omitempty" check:"oneof=lease|none"`
+	// Ends names the field of the engine's answer that says when a credential ends
+	// which cannot be revoked, in seconds since 1970 or as RFC 3339 has it: of pki
+	// it is expiration. Absent: it ends when its lease says.
+	Ends string `yaml:"ends,omitempty"`
+}
+
+// lasts reports whether the credential cannot be taken back.
+func (r Role) lasts() bool { return r.Revoke == "none" }
+
+// where is the path in Vault.
+func (r Role) where() string { return r.Mount + "/" + r.Path }
+
+// order is what is sent to Vault.
+func (r Role) order() order {
+	o := order{Mount: r.Mount, Path: r.Path, Policy: r.Policy, Method: r.Method, Lifetime: r.LifetimeParam, Params: map[string]string{}}
+	maps.Copy(o.Params, r.Params)
+	return o
+}
+
+// Duration is a span of time, written as "15m" or "1h30m".
+type Duration struct{ time.Duration }
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil || v <= 0 {
+		return fmt.Errorf("%q is no duration; write for example 15m or 1h30m", b)
+	}
+	d.Duration = v
+	return nil
+}
+
+// minLifetime is the shortest life: what [margin] leaves of it is some seconds.
+const minLifetime = 5 * time.Second
+
+var (
+	roleName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+	pathName = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$`)
+	policy   = regexp.MustCompile(`^stint-[A-Za-z0-9_-]+$`)
+)
+
+// Check says what is wrong with the settings.
+func (c *Config) Check() error {
+	if c.MaxLifetime.Duration == 0 {
+		c.MaxLifetime.Duration = time.Hour
+	}
+	if c.MaxLifetime.Duration < minLifetime {
+		return fmt.Errorf("max_lifetime is at least %s", minLifetime)
+	}
+	if len(c.Roles) == 0 {
+		return errors.New("roles: there are none, so that nothing can be vended")
+	}
+	names := slices.Sorted(maps.Keys(c.Roles))
+	for i, name := range names {
+		r := c.Roles[name]
+		r.fill()
+		c.Roles[name] = r
+		if !roleName.MatchString(name) {
+			return fmt.Errorf("roles: %q is not up to 63 lower-case letters, digits, - and _", name)
+		}
+		if err := r.check(); err != nil {
+			return fmt.Errorf("roles: %s: %w", name, err)
+		}
+		for _, before := range names[:i] {
+			// What is sent has to tell which role is meant.
+			if c.Roles[before].order().equal(r.order()) {
+				return fmt.Errorf("roles: %s and %s ask Vault for the same", before, name)
+			}
+		}
+	}
+	return nil
+}
+
+// fill sets what is absent.
+func (r *Role) fill() {
+	if r.Method == "" {
+		r.Method = "read"
+	}
+	if r.Revoke == "" {
+		r.Revoke = "lease"
+	}
+}
+
+func (r Role) check() error {
+	_, told := r.Params[r.LifetimeParam]
+	first, _, _ := strings.Cut(r.Mount, "/")
+	switch {
+	case len(r.where()) > 200 || !pathName.MatchString(r.where()) || strings.Contains(r.where(), ".."):
+		return fmt.Errorf("%s is no path in Vault that can be used here", r.where())
+	case slices.Contains([]string{"sys", "auth", "identity", "cubbyhole"}, first):
+		return fmt.Errorf("mount: there is no secrets engine at %s", first)
+	case !policy.MatchString(r.Policy):
+		return fmt.Errorf("policy: %q does not begin with stint-: the token role allows no other", r.Policy)
+	case r.Method != "write" && (len(r.Params) > 0 || r.LifetimeParam != ""):
+		return errors.New("params and lifetime_param go with method: write")
+	case told:
+		return fmt.Errorf("params: %s is what lifetime_param sets", r.LifetimeParam)
+	case r.Ends != "" && !r.lasts():
+		return errors.New("ends goes with revoke: none: what can be revoked ends with its lease")
+	}
+	return nil
+}
