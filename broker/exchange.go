@@ -234,7 +234,7 @@ func (x *exchange) parties(ctx context.Context) error {
 		return refused("subject token", "%w", err)
 	}
 	x.event.Party.Session, x.event.Party.Agent = x.lineage.Session, x.agent
-	if err := x.alive("subject token", x.subject, x.lineage); err != nil {
+	if err := x.alive("subject token", x.lineage); err != nil {
 		return err
 	}
 	if err := x.b.reg.consents(x.r.Client, x.subject); err != nil {
@@ -287,7 +287,7 @@ func (x *exchange) note() {
 }
 
 // alive checks that a token has not been revoked, nor anything before it.
-func (x *exchange) alive(which string, t *Token, l *Lineage) error {
+func (x *exchange) alive(which string, l *Lineage) error {
 	if err := x.b.index.Check(l); err != nil {
 		return refused(which, "%w", err)
 	}
@@ -327,7 +327,7 @@ func (x *exchange) actorToken(ctx context.Context) error {
 	if err != nil {
 		return refused(which, "%w", err)
 	}
-	if err := x.alive(which, t, l); err != nil {
+	if err := x.alive(which, l); err != nil {
 		return err
 	}
 	x.actor, x.agent = t, name

@@ -272,6 +272,8 @@ func (b *Broker) settle(ctx context.Context, l *Lease, o Outcome, failure error)
 	case failure != nil && now.After(l.Expires.Add(b.cfg.Skew)) && !b.endsByHand(l):
 		// What cannot be asked about has run out by its own terms.
 		l.State, l.Outcome, l.Until, l.Note = Closed, UnknownUntil, l.Expires, "not confirmed before it ran out"
+	case failure == nil && o.State == Stuck:
+		l.Outcome, l.Note, l.Next = o.State, o.Note, now.Add(wait)
 	case failure == nil:
 		l.Outcome, l.Note, l.Next = o.State, o.Note, now.Add(min(wait, 2*time.Second))
 	case l.Attempts >= stuckAfter:

@@ -136,7 +136,7 @@ func Compile(mappings []*Mapping, world World) (*Policy, error) {
 func digest(pieces [][]byte) string {
 	h := sha256.New()
 	for _, p := range pieces {
-		fmt.Fprintf(h, "%d:", len(p))
+		_, _ = fmt.Fprintf(h, "%d:", len(p))
 		h.Write(p)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])

@@ -116,7 +116,7 @@ func (c *conditions) addFile(name string, text []byte) (problems Problems) {
 	if err != nil {
 		return Problems{{Pos{File: name}, err.Error()}}
 	}
-	for _, id := range slices.Sorted(maps.Keys(set.Map())) {
+	for _, id := range slices.Sorted(maps.Keys(maps.Collect(set.All()))) {
 		p := set.Get(id)
 		at := Pos{name, p.Position().Line, p.Position().Column}
 		if err := cmp.Or(c.check(p), c.mention(p)); err != nil {

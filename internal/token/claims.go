@@ -36,7 +36,6 @@ type payload struct {
 	broker.Token
 	notBefore time.Time
 	idClaims  bool // it has claims that only ID tokens have
-	name      string
 }
 
 // parsePayload reads claims. Nothing of it is trusted before the signature is

@@ -156,7 +156,7 @@ func New(cfg Config, ring *Ring, client *http.Client) (*Service, error) {
 			s.clients[id] = &source{jwksURI: keys.JWKSURI, algs: clientAlgorithms, client: client, now: cfg.Now}
 			continue
 		}
-		set, err := ParseKeys(keys.JWKS, clientAlgorithms, true)
+		set, err := ParseClientKeys(keys.JWKS)
 		if err != nil {
 			return nil, fmt.Errorf("client %s: %w", id, err)
 		}

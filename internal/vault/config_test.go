@@ -34,7 +34,7 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 		"kind: file\nfile: {path: /p, identity: /i}\nvault: {address: 'https://v'" + auth: "say kind: file",
 		"kind: cloud": "none of file, vault",
 		"kind: vault\nvault: {address: 'http://vault.example:8200'" + auth:                                                  "plain http is for loopback",
-		"kind: vault\nvault: {address: 'https://u:p@v'" + auth:                                                              "names a user",
+		"kind: vault\nvault: {address: 'https://u:p@v'" + auth:                                                              "a user",
 		"kind: vault\nvault: {address: 'https://v?a=b'" + auth:                                                              "write https://HOST:PORT",
 		"kind: vault\nvault: {address: 'unix:///run/vault'" + auth:                                                          "no URL",
 		"kind: vault\nvault: {address: 'https://v'}":                                                                        "auth is missing",

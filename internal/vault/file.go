@@ -55,7 +55,7 @@ type file struct {
 	path     string
 	identity secret.String // as age writes it
 	mac      secret.String // the key of the HMAC
-	lock     *os.File
+	lock     *os.File      // nil: it is open for reading alone
 
 	mu     sync.RWMutex // guards what follows
 	held   map[string]entry
@@ -85,18 +85,23 @@ func Init(cfg FileConfig) error {
 	if err := writeNew(cfg.Identity, []byte(text)); err != nil {
 		return fmt.Errorf("make identity: %w", err)
 	}
-	f, err := newFile(cfg, secret.New(id.String()))
+	f, err := newFile(cfg, secret.New(id.String()), false)
 	if err != nil {
 		return err
 	}
 	return errors.Join(f.save(nil), f.Close())
 }
 
-// newFile takes the lock of a sealed file that id opens.
-func newFile(cfg FileConfig, id secret.String) (*file, error) {
+// newFile takes the lock of a sealed file that id opens, unless it is only to be
+// read: a file that is replaced as a whole is whole whenever it is read.
+func newFile(cfg FileConfig, id secret.String, readOnly bool) (*file, error) {
 	mac, err := hkdf.Key(sha256.New, []byte(id.Reveal()), nil, macInfo, sha256.Size)
 	if err != nil {
 		return nil, fmt.Errorf("sealed file: %w", err)
+	}
+	f := &file{path: cfg.Path, identity: id, mac: secret.New(string(mac))}
+	if readOnly {
+		return f, nil
 	}
 	lock, err := os.OpenFile(cfg.Path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -106,22 +111,23 @@ func newFile(cfg FileConfig, id secret.String) (*file, error) {
 		_ = lock.Close()
 		return nil, fmt.Errorf("sealed file %s: in use by another process", cfg.Path)
 	}
-	return &file{path: cfg.Path, identity: id, mac: secret.New(string(mac)), lock: lock}, nil
+	f.lock = lock
+	return f, nil
 }
 
 // openFile opens a sealed file that exists: one that is gone is not replaced by
 // an empty one, as everything that was sealed by its keys would be lost quietly.
-func openFile(cfg FileConfig) (*file, error) {
+func openFile(cfg FileConfig, readOnly bool) (*file, error) {
 	id, err := readIdentity(cfg.Identity)
 	if err != nil {
 		return nil, err
 	}
-	f, err := newFile(cfg, id)
+	f, err := newFile(cfg, id, readOnly)
 	if err != nil {
 		return nil, err
 	}
 	if f.held, err = f.load(); err != nil {
-		_ = f.lock.Close()
+		_ = f.Close()
 		return nil, fmt.Errorf("sealed file %s: %w", cfg.Path, err)
 	}
 	return f, nil
@@ -251,7 +257,10 @@ func (f *file) Read(_ context.Context, path string) (Fields, int, error) {
 	return maps.Clone(e.fields), e.version, nil
 }
 
-var errClosed = errors.New("the sealed file is closed")
+var (
+	errClosed   = errors.New("the sealed file is closed")
+	errReadOnly = errors.New("the sealed file is open for reading alone")
+)
 
 func (f *file) Write(_ context.Context, path string, fields Fields, cas int) (int, error) {
 	if err := errors.Join(checkPath(path), checkFields(fields)); err != nil {
@@ -285,6 +294,9 @@ func (f *file) Delete(_ context.Context, path string) error {
 func (f *file) change(edit func(map[string]entry)) error {
 	if f.closed {
 		return errClosed
+	}
+	if f.lock == nil {
+		return errReadOnly
 	}
 	next := maps.Clone(f.held)
 	edit(next)
@@ -343,6 +355,9 @@ func (f *file) Close() error {
 		return nil
 	}
 	f.closed = true
+	if f.lock == nil {
+		return nil
+	}
 	return f.lock.Close()
 }
 

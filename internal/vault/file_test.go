@@ -169,6 +169,30 @@ func TestOneProcessAtATimeHasIt(t *testing.T) {
 	wantRead(t, s, "a", fields("x", "1"), 1)
 }
 
+func TestWhoOnlyReadsNeedNotWait(t *testing.T) {
+	cfg := sealed(t)
+	s, _, _ := open(t, cfg)
+	mustWrite(t, s, "a", fields("x", "1"), 0)
+	toRead := new(deps).deps()
+	toRead.ReadOnly = true
+	reader, _, err := vault.Open(cfg, toRead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRead(t, reader, "a", fields("x", "1"), 1)
+	if _, err := reader.Write(t.Context(), "a", fields("x", "2"), 1); err == nil {
+		t.Error("it wrote")
+	}
+	if err := reader.Delete(t.Context(), "a"); err == nil {
+		t.Error("it deleted")
+	}
+	if err := reader.Close(); err != nil {
+		t.Error(err)
+	}
+	mustWrite(t, s, "a", fields("x", "3"), 1) // the lock is still its holder's
+	refuse(t, cfg, "in use by another process")
+}
+
 func TestAWriteThatFailsIsSaidAndForgotten(t *testing.T) {
 	cfg := sealed(t)
 	s, _, _ := open(t, cfg)

@@ -66,6 +66,9 @@ type Store interface {
 type Deps struct {
 	Log *slog.Logger
 	Now func() time.Time
+	// ReadOnly opens a sealed file beside the process that has it open, as it is now.
+	// Nothing can be written then.
+	ReadOnly bool
 }
 
 // Open returns the store that cfg describes and, if it is a Vault, an engine on
@@ -79,7 +82,7 @@ func Open(cfg Config, d Deps) (Store, *Engine, error) {
 		return nil, nil, errors.New("secrets: a log and a clock are needed")
 	}
 	if cfg.Kind == KindFile {
-		f, err := openFile(*cfg.File)
+		f, err := openFile(*cfg.File, d.ReadOnly)
 		if err != nil {
 			return nil, nil, err
 		}

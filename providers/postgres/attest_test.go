@@ -67,6 +67,12 @@ func TestOverGrants(t *testing.T) {
 			`GRANT USAGE ON SEQUENCE app.orders_id_seq TO PUBLIC`, `REVOKE USAGE ON SEQUENCE app.orders_id_seq FROM PUBLIC`, "", "may use sequence app.orders_id_seq"},
 		"a foreign server": {
 			`CREATE FOREIGN DATA WRAPPER w; CREATE SERVER far FOREIGN DATA WRAPPER w; GRANT USAGE ON FOREIGN SERVER far TO PUBLIC`, `DROP FOREIGN DATA WRAPPER w CASCADE`, "", "may use foreign server far"},
+		"a foreign-data wrapper": {
+			`CREATE FOREIGN DATA WRAPPER w; GRANT USAGE ON FOREIGN DATA WRAPPER w TO PUBLIC`, `DROP FOREIGN DATA WRAPPER w`, "", "may use foreign-data wrapper w"},
+		"a large object": {
+			`SELECT lo_create(4242); GRANT SELECT ON LARGE OBJECT 4242 TO PUBLIC`, `SELECT lo_unlink(4242)`, "", "may use large object 4242"},
+		"a large object that the group was given": {
+			`SELECT lo_create(4242); GRANT UPDATE ON LARGE OBJECT 4242 TO GROUP_ROLE`, `SELECT lo_unlink(4242)`, "", "may use large object 4242"},
 		"a parameter of superusers": {
 			`GRANT SET ON PARAMETER session_replication_role TO PUBLIC`, `REVOKE SET ON PARAMETER session_replication_role FROM PUBLIC`, "", "may set parameter session_replication_role"},
 	} {

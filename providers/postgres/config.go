@@ -22,10 +22,10 @@ type Config struct {
 	// User is the broker's login role. Absent: stint_broker.
 	User string `yaml:"user,omitempty"`
 	// Password is a reference to the secret.
-	Password string `yaml:"password" check:"required"`
+	Password string `yaml:"password" check:"required,reference"`
 	// CA is a reference to the certificates, as PEM, that sign the server's.
 	// Absent: the system's.
-	CA string `yaml:"ca,omitempty"`
+	CA string `yaml:"ca,omitempty" check:"reference"`
 	// InsecurePlaintext connects without TLS to a server that is not on loopback.
 	// For networks that are encrypted by other means, and for nothing else.
 	InsecurePlaintext bool `yaml:"insecure_plaintext,omitempty"`

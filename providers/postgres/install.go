@@ -121,6 +121,20 @@ func Install(ctx context.Context, dsn secret.String, r Roles, password secret.St
 	return run(ctx, dsn, script)
 }
 
+// Rehearse is [Install] in a transaction that is undone: it says what would go
+// wrong, and changes nothing.
+func Rehearse(ctx context.Context, dsn secret.String, r Roles) error {
+	script, err := InstallSQL(r)
+	if err != nil {
+		return err
+	}
+	script, ok := strings.CutSuffix(script, "COMMIT;\n")
+	if !ok {
+		panic("postgres: the script does not end with COMMIT") // written in code
+	}
+	return run(ctx, dsn, script+"ROLLBACK;\n")
+}
+
 // Uninstall runs what [UninstallSQL] returns, as whoever dsn says.
 func Uninstall(ctx context.Context, dsn secret.String, r Roles) error {
 	script, err := UninstallSQL(r)

@@ -185,6 +185,9 @@ func TestUninstall(t *testing.T) {
 	if got := w.query(t, `SELECT a.grantee::regrole::text FROM pg_class c, aclexplode(relacl) a WHERE relnamespace = 'app'::regnamespace AND a.grantee <> 'postgres'::regrole`); len(got) > 0 {
 		t.Errorf("still granted to %q", got)
 	}
+	if got := w.query(t, `SELECT nspname FROM pg_namespace, aclexplode(nspacl) a WHERE a.grantee IN ('stint_ceiling'::regrole, 'stint_broker'::regrole)`); len(got) > 0 {
+		t.Errorf("schemas still granted: %q", got)
+	}
 	// The other database of the cluster goes on.
 	if n := count(t, theirs.session(t), `SELECT count(*) FROM app.customers`); n != 2 {
 		t.Error(n)

@@ -101,7 +101,5 @@ func checkName(s string) error {
 // A lease id becomes part of a role's name.
 var leaseID = regexp.MustCompile(`^[a-z0-9]{16,40}$`)
 
-const rolePrefix = "stint_v_"
-
 // rowName is the name of a row policy.
 var rowName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)

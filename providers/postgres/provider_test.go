@@ -204,6 +204,12 @@ func TestProvider(t *testing.T) {
 		"sweep":                       testSweep,
 		"install":                     testInstall,
 		"entitlement":                 testEntitlement,
+		"hardened database":           testHardenedDatabase,
+		"look":                        testLook,
+		"rehearse":                    testRehearse,
+		"full access list":            testFullAccessList,
+		"many columns":                testManyColumns,
+		"clocks that are off":         testClocksThatAreOff,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -95,6 +95,11 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $f$
 	UNION ALL
 		SELECT format('may use foreign server %I', s.srvname) FROM pg_foreign_server s WHERE has_server_privilege(p_role, s.oid, 'USAGE')
 	UNION ALL
+		SELECT format('may use foreign-data wrapper %I', w.fdwname) FROM pg_foreign_data_wrapper w WHERE has_foreign_data_wrapper_privilege(p_role, w.oid, 'USAGE')
+	UNION ALL
+		SELECT DISTINCT format('may use large object %s', l.oid) FROM pg_largeobject_metadata l, aclexplode(l.lomacl) a
+		WHERE a.grantee = 0 OR a.grantee IN (SELECT id FROM member)
+	UNION ALL
 		SELECT format('may set parameter %s', a.parname) FROM pg_parameter_acl a
 		WHERE has_parameter_privilege(p_role, a.parname, 'SET') OR has_parameter_privilege(p_role, a.parname, 'ALTER SYSTEM')
 	) AS found (what)

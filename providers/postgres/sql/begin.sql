@@ -1,7 +1,7 @@
 -- Stint's part of a PostgreSQL database, version {version}. To be run once in each
 -- database, and again after an update of Stint, by a superuser, or by a role with
 -- CREATEROLE that may create schemas here. It changes nothing but the schema
--- stint and the two roles that it names.
+-- stint and the two roles that it names, and what these have.
 --
 -- {ceiling} owns the functions. It cannot log in; it has CREATEROLE, because it
 -- makes roles, and pg_signal_backend, because it ends their sessions. What it is
@@ -17,6 +17,9 @@
 -- than its grant. Roles are of the whole cluster, so that other databases count:
 --
 --   REVOKE CONNECT, TEMPORARY ON DATABASE ... FROM PUBLIC;
+--
+-- Where that is done in this database, both roles are granted CONNECT, and the
+-- ceiling passes it on to the leases.
 
 BEGIN;
 
@@ -42,8 +45,14 @@ BEGIN
 	IF NOT pg_has_role({'ceiling'}, 'pg_signal_backend', 'USAGE') THEN
 		GRANT pg_signal_backend TO {ceiling};
 	END IF;
-	IF NOT pg_has_role(current_user, {'ceiling'}, 'MEMBER') THEN -- a superuser is a member of every role
+	-- A superuser is a member of every role. From PostgreSQL 16 on who made a role is
+	-- a member as well, and cannot become it.
+	IF NOT pg_has_role(current_user, {'ceiling'}, CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END) THEN
 		EXECUTE format('GRANT %I TO %I', {'ceiling'}, current_user);
+	END IF;
+	IF NOT has_database_privilege('public', current_database(), 'CONNECT') THEN
+		EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), {'broker'});
+		EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I WITH GRANT OPTION', current_database(), {'ceiling'});
 	END IF;
 	IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'stint') THEN
 		CREATE SCHEMA stint AUTHORIZATION {ceiling};

@@ -182,6 +182,12 @@ DECLARE
 	s record;
 	v_grp oid := stint.role_oid(p_grp);
 BEGIN
+	IF NOT has_database_privilege(v_grp, current_database(), 'CONNECT') THEN -- taken from PUBLIC, as it should be
+		IF NOT has_database_privilege(current_user, current_database(), 'CONNECT WITH GRANT OPTION') THEN
+			RAISE EXCEPTION 'CONNECT on database % is outside the ceiling %', current_database(), current_user USING ERRCODE = 'ST002';
+		END IF;
+		EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), p_grp);
+	END IF;
 	FOR i IN SELECT * FROM stint.resolve(p_terms) LOOP
 		IF NOT has_schema_privilege(current_user, i.nsp, 'USAGE WITH GRANT OPTION') OR NOT stint.may_grant(i.rel, i.privilege, i.nums) THEN
 			RAISE EXCEPTION '% on % is outside the ceiling %', i.privilege, format('%I.%I', i.schema_name, i.table_name), current_user
@@ -241,7 +247,7 @@ BEGIN
 		SELECT bool_and(stint.has(v_grp, r.rel, r.privilege, r.nums) AND stint.may_grant(r.rel, r.privilege, r.nums)
 			AND (r.row_policy = '*' OR stint.enforced(r.rel, v_grp, r.privilege, r.row_policy)))
 		INTO v_complete FROM stint.resolve(v_terms) r;
-		IF v_complete THEN
+		IF v_complete AND has_database_privilege(v_grp, current_database(), 'CONNECT') THEN
 			RETURN v_name;
 		END IF;
 	END IF;
@@ -405,6 +411,9 @@ BEGIN
 	UNION
 		SELECT format('%s ON SCHEMA %I', a.privilege_type, n.nspname)
 		FROM granted g JOIN pg_namespace n ON g.classid = 'pg_namespace'::regclass AND n.oid = g.objid, aclexplode(n.nspacl) a WHERE a.grantee = g.role
+	UNION
+		SELECT format('%s ON DATABASE %I', a.privilege_type, b.datname)
+		FROM pg_database b, aclexplode(b.datacl) a WHERE b.datname = current_database() AND a.grantee = stint.role_oid(p_name)
 	LOOP
 		EXECUTE format('REVOKE %s FROM %I', v_revoke, p_name);
 	END LOOP;

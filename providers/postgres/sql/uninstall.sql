@@ -40,11 +40,32 @@ END
 $do$;
 DROP SCHEMA stint CASCADE;
 DO $do$
-DECLARE v_role name;
+DECLARE
+	v_role name;
+	v_what text;
 BEGIN
 	FOREACH v_role IN ARRAY ARRAY[{'broker'}, {'ceiling'}]::name[] LOOP
-		IF NOT pg_has_role(current_user, v_role, 'MEMBER') THEN -- who drops what a role was granted has to be a member
+		IF NOT pg_has_role(current_user, v_role, 'USAGE') THEN -- who drops what a role was granted has to have its privileges
 			EXECUTE format('GRANT %I TO %I', v_role, current_user);
+		END IF;
+		IF EXISTS (SELECT FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid
+			WHERE d.refclassid = 'pg_authid'::regclass AND r.rolname = v_role
+				AND d.dbid NOT IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))) THEN
+			-- DROP OWNED would take the memberships that the role granted as well, from
+			-- PostgreSQL 16 on: those of the leases in other databases.
+			FOR v_what IN SELECT DISTINCT CASE
+					WHEN d.classid = 'pg_class'::regclass THEN (SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END FROM pg_class c WHERE c.oid = d.objid) || d.objid::regclass
+					WHEN d.classid = 'pg_proc'::regclass THEN 'ROUTINE ' || d.objid::regprocedure
+					WHEN d.classid = 'pg_namespace'::regclass THEN 'SCHEMA ' || d.objid::regnamespace
+					WHEN d.classid = 'pg_database'::regclass THEN format('DATABASE %I', current_database()) END
+				FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid JOIN pg_database b ON b.datname = current_database()
+				WHERE d.refclassid = 'pg_authid'::regclass AND r.rolname = v_role AND d.deptype = 'a' AND (d.dbid = b.oid OR d.classid = 'pg_database'::regclass AND d.objid = b.oid)
+			LOOP
+				CONTINUE WHEN v_what IS NULL;
+				EXECUTE format('REVOKE ALL ON %s FROM %I CASCADE', v_what, v_role);
+			END LOOP;
+			RAISE NOTICE 'role % is still needed elsewhere', v_role;
+			CONTINUE;
 		END IF;
 		EXECUTE format('DROP OWNED BY %I', v_role);
 		BEGIN
