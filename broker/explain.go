@@ -80,7 +80,7 @@ func (j *Judge) Explain(ctx context.Context, q *Question) *Explanation {
 		var policy scopes.Explanation
 		var v Verdict
 		v, err = j.decide(ctx, c, &policy)
-		if v.Decision.Asked != nil || v.Decision.Refused != nil {
+		if policy.Resource != "" {
 			out.Policy = &policy
 		}
 		if v.Narrowed != nil {

@@ -1,0 +1,131 @@
+package broker_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/stint-dev/stint/broker"
+	"github.com/stint-dev/stint/scopes"
+)
+
+// question asks what a request asks.
+func (w *world) question(r *broker.ExchangeRequest) *broker.Question {
+	w.t.Helper()
+	q := &broker.Question{
+		Client: r.Client, Resources: r.Resources, Audiences: r.Audiences, Scope: r.Scope, Details: r.Details, Now: w.clock.Now(), Live: true,
+	}
+	if r.GrantType == broker.TokenExchange {
+		var err error
+		if q.Token, err = w.tokens.Verify(context.Background(), r.SubjectToken); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return q
+}
+
+func (w *world) explain(change func(*broker.ExchangeRequest)) *broker.Explanation {
+	w.t.Helper()
+	return w.judge.Explain(context.Background(), w.question(w.request(change)))
+}
+
+// What is explained is what is decided: the same request gets the same answer
+// from both, for the same reason.
+func TestExplainAgreesWithTheExchange(t *testing.T) {
+	w := newWorld(t)
+	own, _ := w.must(nil)
+	foreign := func(change func(*broker.Token)) func(*broker.ExchangeRequest) {
+		return func(r *broker.ExchangeRequest) { r.SubjectToken = w.tokens.put(w.token(change)) }
+	}
+	for name, change := range map[string]func(*broker.ExchangeRequest){
+		"what is granted":                nil,
+		"a credential":                   w.vend(own.Token, nil),
+		"a scope that nobody has":        func(r *broker.ExchangeRequest) { r.Scope = "files:nope" },
+		"a scope that no rule gives":     func(r *broker.ExchangeRequest) { r.Scope = "files:write" },
+		"a malformed scope":              func(r *broker.ExchangeRequest) { r.Scope = "a\"b" },
+		"no scope":                       func(r *broker.ExchangeRequest) { r.Scope = "" },
+		"an unknown target":              func(r *broker.ExchangeRequest) { r.Resources = []string{"https://nobody.test"} },
+		"no target":                      func(r *broker.ExchangeRequest) { r.Resources = nil },
+		"another group":                  foreign(func(k *broker.Token) { k.Groups = []string{"visitors"} }),
+		"an issuer that is not trusted":  foreign(func(k *broker.Token) { k.Issuer = "https://evil.test" }),
+		"another audience":               foreign(func(k *broker.Token) { k.Audience = []string{"https://other.test"} }),
+		"software that nobody names":     foreign(func(k *broker.Token) { k.ClientID = "unheard-of" }),
+		"a client without consent":       func(r *broker.ExchangeRequest) { r.Client = w.reg.Clients["files-mcp"] },
+		"details that are no JSON":       func(r *broker.ExchangeRequest) { r.Details = "[" },
+		"a tool that the mapping lacks":  func(r *broker.ExchangeRequest) { r.Scope, r.Details = "", `[{"type":"mcp_tool_call","tool":"nope"}]` },
+		"a table that the mapping lacks": w.vend(own.Token, func(r *broker.ExchangeRequest) { r.Resources = []string{"postgres://warehouse/sales.secrets"} }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := w.request(change)
+			issued, err := w.b.Exchange(context.Background(), r)
+			e := w.judge.Explain(context.Background(), w.question(r))
+			if e.Allowed != (err == nil) {
+				t.Fatalf("the exchange says %v, explained is %+v", err, e)
+			}
+			if err != nil {
+				if f := broker.AsError(err); e.Code != f.Code || e.Answer != f.Public || e.Reason != f.Reason() {
+					t.Errorf("refused with %s %q %q, explained %s %q %q", f.Code, f.Public, f.Reason(), e.Code, e.Answer, e.Reason)
+				}
+				return
+			}
+			if got := strings.Join(e.Policy.Decision.Granted, " "); got != strings.Join(issued.Scope, " ") {
+				t.Errorf("granted %v, explained %s", issued.Scope, got)
+			}
+			if issued.Lease != "" && (e.Narrowing == nil || e.Narrowing.Grant.IsNothing() || len(e.Narrowing.Upstream) == 0 || len(e.Narrowing.Left) != 5) {
+				t.Errorf("the narrowing is not told: %+v", e.Narrowing)
+			}
+		})
+	}
+}
+
+func TestExplainNamesWhatWouldHaveAllowedIt(t *testing.T) {
+	w := newWorld(t)
+	own, _ := w.must(nil)
+	for name, tc := range map[string]struct {
+		change func(*broker.ExchangeRequest)
+		says   string
+	}{
+		"a group": {func(r *broker.ExchangeRequest) {
+			r.SubjectToken = w.tokens.put(w.token(func(k *broker.Token) { k.Groups = nil }))
+		}, "the group engineering"},
+		"a target":    {func(r *broker.ExchangeRequest) { r.Resources = []string{"https://nobody.test"} }, "the targets of client desktop are"},
+		"a scope":     {func(r *broker.ExchangeRequest) { r.Scope = "" }, "files:read"},
+		"a tool":      {func(r *broker.ExchangeRequest) { r.Scope, r.Details = "", `[{"type":"mcp_tool_call","tool":"nope"}]` }, "an entry for the tool nope"},
+		"a wider map": {w.vend(own.Token, func(r *broker.ExchangeRequest) { r.Resources = []string{"postgres://warehouse/sales.secrets"} }), "a wider"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := w.explain(tc.change)
+			if e.Allowed || !strings.Contains(strings.Join(e.Nearest, "\n"), tc.says) {
+				t.Errorf("allowed %t, nearest %q", e.Allowed, e.Nearest)
+			}
+		})
+	}
+}
+
+func TestExplainTakesASubjectWithoutAToken(t *testing.T) {
+	w := newWorld(t)
+	ask := func(change func(*broker.Question)) *broker.Explanation {
+		q := &broker.Question{
+			Client: w.reg.Clients["desktop"], Subject: &scopes.Subject{Issuer: idp, ID: "alice", Groups: []string{"engineering"}}, Agent: "desktop",
+			Resources: []string{mcp}, Scope: "files:read", Now: w.clock.Now(),
+		}
+		if change != nil {
+			change(q)
+		}
+		return w.judge.Explain(context.Background(), q)
+	}
+	if e := ask(nil); !e.Allowed || e.Subject != idp+"#alice" {
+		t.Errorf("%+v", e)
+	}
+	for name, change := range map[string]func(*broker.Question){
+		"a token that holds nothing":  func(q *broker.Question) { q.Held = &scopes.Held{Resource: mcp} },
+		"an unknown issuer":           func(q *broker.Question) { q.Subject.Issuer = "https://evil.test" },
+		"an unknown agent":            func(q *broker.Question) { q.Agent = "nobody" },
+		"somebody unknown on the way": func(q *broker.Question) { q.Via = []string{"nobody"} },
+		"the client for itself":       func(q *broker.Question) { q.Subject = nil },
+	} {
+		if e := ask(change); e.Allowed || e.Reason == "" {
+			t.Errorf("%s: %+v", name, e)
+		}
+	}
+}
