@@ -10,6 +10,8 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -73,6 +75,7 @@ type Config struct {
 	Log Log `yaml:"log,omitempty"`
 
 	path string
+	text []byte
 }
 
 // Issuer is a trusted issuer: how its tokens are verified, and what they count
@@ -136,7 +139,7 @@ type Network struct {
 	// Allow lists networks, such as 10.1.0.0/16, that the documents of issuers may
 	// point to. The hosts that the configuration names may be anywhere; others
 	// must be at public addresses.
-	Allow []string `yaml:"allow,omitempty"`
+	Allow []string `yaml:"allow,omitempty" check:"network"`
 	// CA is a file of certificates in PEM that issuers' are verified by. Absent: the
 	// system's.
 	CA string `yaml:"ca,omitempty"`
@@ -149,8 +152,9 @@ type Telemetry struct {
 	// Ratio is the part of traces that is kept, from 0 to 1. Absent: 1. A caller's
 	// decision comes first.
 	Ratio *float64 `yaml:"ratio,omitempty"`
-	// Headers are sent with every export; their values are references.
-	Headers map[string]string `yaml:"headers,omitempty"`
+	// Headers are sent with every export; their values are references to secrets:
+	// file:/PATH or env:NAME.
+	Headers map[string]string `yaml:"headers,omitempty" check:"reference"`
 }
 
 // Check says what is wrong with the telemetry.
@@ -170,54 +174,79 @@ type Log struct {
 	Format string `yaml:"format,omitempty" check:"oneof=text|json"`
 }
 
-// Load reads a configuration and fills in what is absent.
+// Load reads a configuration and fills in what is absent. The error is a
+// [strictyaml.Errors] with everything that is wrong in the file.
 func Load(path string) (*Config, error) {
 	data, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
-	c := &Config{path: path}
+	c := &Config{path: path, text: data}
 	if err := strictyaml.Decode(path, data, c); err != nil {
-		return nil, err
-	}
-	if err := c.check(); err != nil {
 		return nil, err
 	}
 	c.defaults()
 	return c, nil
 }
 
+// readFile reads a file of the configuration.
 func readFile(path string) ([]byte, error) {
+	refuse := func(text string) ([]byte, error) { return nil, strictyaml.Errors{{File: path, Text: text}} }
 	info, err := os.Stat(path)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, errors.Unwrap(err))
-	}
-	if info.Size() > strictyaml.MaxSize {
-		return nil, fmt.Errorf("%s: more than %d bytes", path, strictyaml.MaxSize)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return refuse("there is no such file")
+	case err != nil:
+		return refuse(cause(err))
+	case !info.Mode().IsRegular():
+		return refuse("is no file")
+	case info.Size() > strictyaml.MaxSize:
+		return refuse(fmt.Sprintf("more than %d bytes", strictyaml.MaxSize))
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
+		return refuse(cause(err))
 	}
 	return data, nil
 }
 
-// check holds the parts against each other.
-func (c *Config) check() error {
-	if strings.HasSuffix(c.Issuer, "/") || strings.ContainsAny(c.Issuer, "?#") {
-		return fmt.Errorf("%s: issuer: no slash at its end, no query, no fragment (RFC 8414 section 2)", c.path)
+// cause is what happened to a file, without saying again to which.
+func cause(err error) string {
+	if e := (*fs.PathError)(nil); errors.As(err, &e) {
+		err = e.Err
 	}
-	if len(c.Issuers) == 0 && !slices.ContainsFunc(c.Clients, func(cl *broker.Client) bool { return slices.Contains(cl.GrantTypes, broker.ClientCredentials) }) {
-		return fmt.Errorf("%s: issuers: there are none, and no client acts for itself: nobody could be served", c.path)
+	return err.Error()
+}
+
+// Check holds the parts against each other.
+func (c *Config) Check() error {
+	var wrong []error
+	failf := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
+	if strings.HasSuffix(c.Issuer, "/") || strings.ContainsAny(c.Issuer, "?#") {
+		failf("issuer: no slash at its end, no query, no fragment (RFC 8414 section 2)")
+	}
+	forItself := func(cl *broker.Client) bool { return slices.Contains(cl.GrantTypes, broker.ClientCredentials) }
+	if len(c.Issuers) == 0 && !slices.ContainsFunc(c.Clients, forItself) {
+		failf("issuers: there are none, and no client acts for itself: nobody could be served")
 	}
 	seen := make(map[string]bool)
-	for _, p := range c.Providers {
+	for i, p := range c.Providers {
 		if seen[p.Name] {
-			return fmt.Errorf("%s: provider %s is there twice", p.Pos, p.Name)
+			failf("providers[%d]: name: there is a provider %s already", i, p.Name)
 		}
 		seen[p.Name] = true
 	}
-	return nil
+	if r := c.Store.Redis; r != nil && r.Username != "" && r.Password == "" {
+		failf("store: redis: username: it needs a password")
+	}
+	if c.Telemetry != nil {
+		for _, name := range slices.Sorted(maps.Keys(c.Telemetry.Headers)) {
+			if strings.HasPrefix(c.Telemetry.Headers[name], "vault:") {
+				failf("telemetry: headers: %s: this secret is needed before the store is open: name it by file:/PATH or env:NAME", name)
+			}
+		}
+	}
+	return errors.Join(wrong...)
 }
 
 func (c *Config) defaults() {
@@ -242,7 +271,11 @@ func (c *Config) defaults() {
 	text(&c.Log.Format, "json")
 	text(&c.Listen.Ops, "127.0.0.1:9464")
 	c.Data = c.Path(c.Data)
+	c.Listen.Socket = c.Path(c.Listen.Socket)
 	text(&c.Listen.Socket, filepath.Join(c.Data, "stint.sock"))
+	if t := c.Listen.TLS; t != nil {
+		t.Certificate, t.Key = c.Path(t.Certificate), c.Path(t.Key)
+	}
 	if c.Replica == "" {
 		c.Replica, _ = os.Hostname()
 		text(&c.Replica, "stint")
@@ -251,6 +284,12 @@ func (c *Config) defaults() {
 	for _, i := range c.Issuers {
 		i.Tokens.ID = i.Policy.Issuer
 	}
+}
+
+// Errorf is a mistake that showed only later. Where the text begins with the name
+// of a key and a colon, as in "network: ca: ...", it stands at that key.
+func (c *Config) Errorf(format string, args ...any) error {
+	return strictyaml.Errorf(c.path, c.text, format, args...)
 }
 
 // Path returns a path of the configuration: relative ones begin at its folder.
@@ -263,68 +302,3 @@ func (c *Config) Path(p string) string {
 
 // Journal returns the folder of the audit journal.
 func (c *Config) Journal() string { return filepath.Join(c.Data, "journal") }
-
-// LoadMappings reads all mappings of a folder.
-func LoadMappings(dir string) ([]*scopes.Mapping, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, fmt.Errorf("read mappings: %w", err)
-	}
-	var out []*scopes.Mapping
-	var mistakes strictyaml.Errors
-	cedar := make(map[string]bool)
-	for _, e := range entries {
-		if name, ok := strings.CutSuffix(e.Name(), ".cedar"); ok {
-			cedar[name] = true
-		}
-	}
-	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), ".yaml")
-		if !ok || strings.HasPrefix(name, ".") || e.IsDir() {
-			continue
-		}
-		m, err := loadMapping(dir, name, cedar[name])
-		delete(cedar, name)
-		var some strictyaml.Errors
-		switch {
-		case errors.As(err, &some):
-			mistakes = append(mistakes, some...)
-		case err != nil:
-			return nil, err
-		default:
-			out = append(out, m)
-		}
-	}
-	for name := range cedar {
-		mistakes = append(mistakes, strictyaml.Error{File: filepath.Join(dir, name+".cedar"), Text: "there is no mapping of this name beside it, so that it would do nothing"})
-	}
-	if len(mistakes) > 0 {
-		return nil, mistakes
-	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("mappings: there is no NAME.yaml in %s, so that nothing could be granted", dir)
-	}
-	return out, nil
-}
-
-func loadMapping(dir, name string, withCedar bool) (*scopes.Mapping, error) {
-	path := filepath.Join(dir, name+".yaml")
-	data, err := readFile(path)
-	if err != nil {
-		return nil, err
-	}
-	m := &scopes.Mapping{}
-	m.Pos.SetPos(path, 1, 1)
-	if err := strictyaml.Decode(path, data, m); err != nil {
-		return nil, err
-	}
-	m.Content = [][]byte{data}
-	if withCedar {
-		m.CedarFile = filepath.Join(dir, name+".cedar")
-		if m.Cedar, err = readFile(m.CedarFile); err != nil {
-			return nil, err
-		}
-		m.Content = append(m.Content, m.Cedar)
-	}
-	return m, nil
-}

@@ -57,7 +57,7 @@ type RedisConfig struct {
 	// suffice. Absent: default.
 	Username string `yaml:"username,omitempty"`
 	// Password refers to the user's password: file:, env: or vault:.
-	Password string `yaml:"password,omitempty"`
+	Password string `yaml:"password,omitempty" check:"reference"`
 	// DB is the number of the database.
 	DB int `yaml:"db,omitempty" check:"min=0,max=1000000"`
 	// TLS turns on TLS, version 1.2 at least. The server's certificate is always
@@ -89,10 +89,10 @@ type RedisConfig struct {
 type RedisTLS struct {
 	// CA refers to the certificates of the authorities that are trusted. Absent:
 	// those of the system.
-	CA string `yaml:"ca,omitempty"`
+	CA string `yaml:"ca,omitempty" check:"reference"`
 	// Certificate and Key refer to our own, where Redis asks for one.
-	Certificate string `yaml:"certificate,omitempty"`
-	Key         string `yaml:"key,omitempty"`
+	Certificate string `yaml:"certificate,omitempty" check:"reference"`
+	Key         string `yaml:"key,omitempty" check:"reference"`
 	// ServerName is the name that the server's certificate must have. Absent: the
 	// host of the address.
 	ServerName string `yaml:"server_name,omitempty"`

@@ -13,9 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
-	"net"
-	"net/url"
 	"reflect"
 	"slices"
 	"strconv"
@@ -68,19 +65,24 @@ type checked interface{ Check() error }
 //
 // Fields are named by the tag yaml; "-" leaves one out, and a struct that is
 // embedded without a tag or tagged ",inline" is part of its parent. The tag check holds conditions, separated
-// by commas: required, url, https (or plain HTTP on loopback), hostport,
-// oneof=a|b, min=N, max=N. A target with SetPos is told where it stood, and one
-// with SetRaw is given what stood there. A target with Check is asked, when it
-// has been read, what is wrong with it.
+// by commas: required, url, https (or plain HTTP on loopback), hostport, network
+// (such as 10.1.0.0/16), reference (to a secret), oneof=a|b, min=N, max=N. Of
+// lists and maps all but the first hold for every element.
+//
+// A target with SetPos is told where it stood, and one with SetRaw is given what
+// stood there. A target with Check is asked, when it has been read, what is wrong
+// with it: one error, or several joined. One that begins with the name of a key
+// and a colon, as in "auth: method: ...", stands at that key.
 func Decode(file string, data []byte, v any) error {
 	d := decoder{file: file}
 	node, err := d.parse(data)
 	if err != nil {
 		return err
 	}
-	if node != nil {
-		d.value(node, node, reflect.ValueOf(v).Elem(), "")
+	if node == nil { // what is required is missing in an empty file too
+		node = &yaml.Node{Kind: yaml.MappingNode, Line: 1, Column: 1}
 	}
+	d.value(node, node, reflect.ValueOf(v).Elem(), "")
 	return d.result()
 }
 
@@ -192,7 +194,7 @@ func (d *decoder) value(node, at *yaml.Node, v reflect.Value, path string) {
 		}
 	case v.Kind() == reflect.Struct:
 		d.object(node, v, path)
-		d.inline(at, v, path, before)
+		d.inline(node, at, v, path, before)
 	case v.Kind() == reflect.Map:
 		d.mapping(node, v, path)
 	case v.Kind() == reflect.Slice:
@@ -203,9 +205,7 @@ func (d *decoder) value(node, at *yaml.Node, v reflect.Value, path string) {
 		d.scalar(node, v, path)
 	}
 	if c, ok := target.(checked); ok && len(d.errors) == before {
-		if err := c.Check(); err != nil {
-			d.failf(at, "%s%v", label(path), err)
-		}
+		d.whole(node, at, c.Check(), path)
 	}
 }
 
@@ -253,7 +253,7 @@ func (d *decoder) object(node *yaml.Node, v reflect.Value, path string) {
 		return
 	}
 	all := fields(v.Type())
-	seen := make(map[string]*yaml.Node)
+	seen, wrong := make(map[string]*yaml.Node), make(map[string]bool)
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		key, val := node.Content[i], node.Content[i+1]
 		if !d.key(key, seen) {
@@ -272,9 +272,11 @@ func (d *decoder) object(node *yaml.Node, v reflect.Value, path string) {
 		if len(d.errors) == before {
 			d.check(val, v.FieldByIndex(all[n].index), all[n].check, join(path, key.Value))
 		}
+		wrong[key.Value] = len(d.errors) > before
 	}
 	for _, f := range all {
-		if key := seen[f.name]; slices.Contains(strings.Split(f.check, ","), "required") && (key == nil || v.FieldByIndex(f.index).IsZero()) {
+		required := slices.Contains(strings.Split(f.check, ","), "required")
+		if key := seen[f.name]; required && !wrong[f.name] && (key == nil || v.FieldByIndex(f.index).IsZero()) {
 			d.failf(cmp.Or(key, node), "%s%s is missing", label(path), f.name)
 		}
 	}
@@ -282,7 +284,7 @@ func (d *decoder) object(node *yaml.Node, v reflect.Value, path string) {
 
 // inline does for structs that are part of their parent what is done for others:
 // it says where they stood, and asks what is wrong with them.
-func (d *decoder) inline(at *yaml.Node, v reflect.Value, path string, before int) {
+func (d *decoder) inline(node, at *yaml.Node, v reflect.Value, path string, before int) {
 	for f := range v.Type().Fields() {
 		if f.Tag.Get("yaml") != ",inline" {
 			continue
@@ -292,9 +294,7 @@ func (d *decoder) inline(at *yaml.Node, v reflect.Value, path string, before int
 			p.SetPos(d.file, at.Line, at.Column)
 		}
 		if c, ok := part.(checked); ok && len(d.errors) == before {
-			if err := c.Check(); err != nil {
-				d.failf(at, "%s%v", label(path), err)
-			}
+			d.whole(node, at, c.Check(), path)
 		}
 	}
 }
@@ -316,12 +316,29 @@ func suggest(name string, all []field) string {
 	names := make([]string, len(all))
 	for i, f := range all {
 		names[i] = f.name
-		if strings.EqualFold(strings.ReplaceAll(name, "-", "_"), f.name) || strings.HasPrefix(f.name, name) || strings.HasPrefix(name, f.name) {
+		if alike(strings.ToLower(strings.ReplaceAll(name, "-", "_")), f.name) {
 			return fmt.Sprintf("; did you mean %s?", f.name)
 		}
 	}
 	slices.Sort(names)
 	return "; there are: " + strings.Join(names, ", ")
+}
+
+// alike reports whether a name may have been meant: as its beginning, with more
+// behind it, or with one letter or two neighbours wrong.
+func alike(name, meant string) bool {
+	if strings.HasPrefix(meant, name) || strings.HasPrefix(name, meant) {
+		return true
+	}
+	i := 0
+	for i < min(len(name), len(meant)) && name[i] == meant[i] {
+		i++
+	}
+	a, b := name[i:], meant[i:]
+	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
+		a, b = a[:len(a)-1], b[:len(b)-1]
+	}
+	return len(a) <= 1 && len(b) <= 1 || len(a) == 2 && len(b) == 2 && a[0] == b[1] && a[1] == b[0]
 }
 
 func (d *decoder) mapping(node *yaml.Node, v reflect.Value, path string) {
@@ -362,50 +379,6 @@ func (d *decoder) list(node *yaml.Node, v reflect.Value, path string) {
 	}
 }
 
-func (d *decoder) scalar(node *yaml.Node, v reflect.Value, path string) {
-	if node.Kind != yaml.ScalarNode {
-		d.failf(node, "%s%s is wanted, not %s", label(path), want(v.Kind()), describe(node))
-		return
-	}
-	wrong := func() { d.failf(node, "%s%s is wanted, not %q", label(path), want(v.Kind()), node.Value) }
-	switch v.Kind() {
-	case reflect.String:
-		v.SetString(node.Value)
-	case reflect.Bool:
-		if node.Value != "true" && node.Value != "false" {
-			wrong()
-		}
-		v.SetBool(node.Value == "true")
-	case reflect.Int, reflect.Int64, reflect.Int32:
-		n, err := strconv.ParseInt(node.Value, 10, v.Type().Bits())
-		if err != nil {
-			wrong()
-		}
-		v.SetInt(n)
-	case reflect.Float64:
-		f, err := strconv.ParseFloat(node.Value, 64)
-		if err != nil || math.IsNaN(f) || math.IsInf(f, 0) {
-			wrong()
-		}
-		v.SetFloat(f)
-	default:
-		panic("strictyaml: no way to read a " + v.Type().String())
-	}
-}
-
-func want(k reflect.Kind) string {
-	switch k {
-	case reflect.Bool:
-		return "true or false"
-	case reflect.Int, reflect.Int64, reflect.Int32:
-		return "a whole number"
-	case reflect.Float64:
-		return "a number"
-	default:
-		return "a text"
-	}
-}
-
 func describe(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.MappingNode:
@@ -418,100 +391,3 @@ func describe(n *yaml.Node) string {
 }
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
-
-// plain returns a node as JSON would have it.
-func (d *decoder) plain(n *yaml.Node, depth int) any {
-	switch {
-	case depth > 32:
-		d.failf(n, "nested more than 32 deep")
-		return nil
-	case n.Kind == yaml.AliasNode || n.Anchor != "":
-		d.failf(n, "anchors and aliases are not taken: write it out")
-		return nil
-	case n.Kind == yaml.MappingNode:
-		out := make(map[string]any, len(n.Content)/2)
-		seen := make(map[string]*yaml.Node)
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			if d.key(n.Content[i], seen) {
-				out[n.Content[i].Value] = d.plain(n.Content[i+1], depth+1)
-			}
-		}
-		return out
-	case n.Kind == yaml.SequenceNode:
-		out := make([]any, len(n.Content))
-		for i := range n.Content {
-			out[i] = d.plain(n.Content[i], depth+1)
-		}
-		return out
-	}
-	switch n.Tag {
-	case "!!null":
-		return nil
-	case "!!bool":
-		return n.Value == "true"
-	case "!!int", "!!float":
-		if f, err := strconv.ParseFloat(n.Value, 64); err == nil && !math.IsInf(f, 0) && !math.IsNaN(f) {
-			return f
-		}
-	}
-	return n.Value
-}
-
-// check holds a value against the conditions of its tag.
-func (d *decoder) check(node *yaml.Node, v reflect.Value, checks, path string) {
-	for c := range strings.SplitSeq(checks, ",") {
-		name, arg, _ := strings.Cut(c, "=")
-		if err := checkOne(name, arg, v); err != nil {
-			d.failf(node, "%s%v", label(path), err)
-			return
-		}
-	}
-}
-
-func checkOne(name, arg string, v reflect.Value) error {
-	switch name {
-	case "", "required":
-		return nil
-	case "oneof":
-		if all := strings.Split(arg, "|"); !slices.Contains(all, v.String()) {
-			return fmt.Errorf("%q is none of %s", v.String(), strings.Join(all, ", "))
-		}
-	case "min", "max":
-		n, _ := strconv.ParseInt(arg, 10, 64)
-		if name == "min" && v.Int() < n || name == "max" && v.Int() > n {
-			return fmt.Errorf("%d is out of bounds: %s is %d", v.Int(), name, n)
-		}
-	case "url", "https":
-		return checkURL(v.String(), name == "https")
-	case "hostport":
-		if _, port, err := net.SplitHostPort(v.String()); err != nil || !isPort(port) {
-			return fmt.Errorf("%q is no address: write HOST:PORT or :PORT", v.String())
-		}
-	default:
-		panic("strictyaml: no such check: " + name)
-	}
-	return nil
-}
-
-func isPort(s string) bool {
-	n, err := strconv.ParseUint(s, 10, 16)
-	return err == nil && strconv.FormatUint(n, 10) == s
-}
-
-func checkURL(s string, secure bool) error {
-	u, err := url.Parse(s)
-	switch {
-	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		return fmt.Errorf("%q is no URL: write https://HOST/PATH", s)
-	case u.User != nil || strings.Contains(s, "#"):
-		return fmt.Errorf("%q names a user or has a fragment", s)
-	case secure && u.Scheme != "https" && !loopback(u.Hostname()):
-		return fmt.Errorf("%q: plain http is for loopback addresses; use https", s)
-	}
-	return nil
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
-}

@@ -63,6 +63,8 @@ type target struct {
 	Skipped string            `yaml:"-"`
 	Any     any               `yaml:"any"`
 	Words   []string          `yaml:"words"`
+	Nets    []string          `yaml:"nets" check:"network"`
+	Secrets map[string]string `yaml:"secrets" check:"reference"`
 	Labels  map[string]string `yaml:"labels"`
 }
 
@@ -135,6 +137,11 @@ func TestDecodeRefuses(t *testing.T) {
 	for name, tc := range map[string]struct{ in, want string }{
 		"an unknown key":                 {"on: true\nprot: 1", `f.yaml:2:1: no such key: "prot"`},
 		"an unknown key that is alike":   {"add: x", "did you mean address?"},
+		"a letter too few":               {"adress: x", "did you mean address?"},
+		"a letter too many":              {"porrt: x", "did you mean port?"},
+		"a wrong letter":                 {"part: x\nbort: x", "did you mean port?"},
+		"two letters the wrong way":      {"prot: x", "did you mean port?"},
+		"nothing that is alike":          {"xyzzy: x", "; there are: address, any"},
 		"a key in another case":          {"URL: x", "did you mean url?"},
 		"a key twice":                    {"on: true\non: false", `f.yaml:2:1: "on" is there already, on line 1`},
 		"a key twice in a map":           {"labels:\n  a: x\n  a: y", `f.yaml:3:3: "a" is there already`},
@@ -165,7 +172,12 @@ func TestDecodeRefuses(t *testing.T) {
 		"depth":                          {"raw: " + strings.Repeat("[", 40) + strings.Repeat("]", 40), "nested"},
 		"no URL":                         {"url: example.com", "is no URL"},
 		"a plain URL":                    {"url: http://example.com", "use https"},
-		"a URL with a user":              {"url: https://u@example.com", "names a user"},
+		"a URL with a user":              {"url: https://u:p@example.com", "f.yaml:1:6: url: a URL does not name a user"},
+		"a broken URL with a user":       {"url: https://u:p%zz@example.com", "url: a URL does not name a user"},
+		"no network":                     {"nets:\n  - 10.0.0.0/8\n  - 10.0.0.0", `f.yaml:3:5: nets[1]: "10.0.0.0" is no network`},
+		"a secret that is written out":   {"secrets:\n  a: file:/x\n  b: hunter2", "f.yaml:3:6: secrets.b: a secret is not written here"},
+		"a reference without a field":    {"secrets: {a: vault:x}", "a secret is not written here"},
+		"a reference that climbs":        {"secrets: {a: 'vault:../x#y'}", "a secret is not written here"},
 		"no address":                     {"address: localhost", "is no address"},
 		"a port that is none":            {"address: localhost:http", "is no address"},
 		"a list at the top":              {"[1]", "an object is wanted, not a list"},
@@ -215,6 +227,84 @@ func TestInlineParts(t *testing.T) {
 	}
 	err := strictyaml.Decode("f.yaml", []byte("all:\n  - {a: 7, b: 2}\n"), &v)
 	if err == nil || !strings.Contains(err.Error(), "f.yaml:2:5: all[0]: a is seven") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// says is a part whose Check says what it was told to.
+type says struct {
+	place  `yaml:"-"`
+	Text   string            `yaml:"text"`
+	Labels map[string]string `yaml:"labels"`
+	List   []*says           `yaml:"list"`
+}
+
+func (s *says) Check() error {
+	if s.Text == "" {
+		return nil
+	}
+	var all []error
+	for line := range strings.SplitSeq(s.Text, "|") {
+		all = append(all, errors.New(line))
+	}
+	return errors.Join(all...)
+}
+
+func TestWhatCheckSaysStandsAtTheKeyThatItNames(t *testing.T) {
+	const tail = "\nlabels:\n  a.b: x\n  c: y\nlist:\n  - text: ''\n  - labels: {z: y}\n"
+	for said, want := range map[string]string{
+		"text: is wrong":             "f.yaml:1:1: text: is wrong",
+		"labels: c: is wrong":        "f.yaml:4:3: labels: c: is wrong",
+		"labels.c: is wrong":         "f.yaml:4:3: ",
+		"labels: a.b: is wrong":      "f.yaml:3:3: ",
+		"list[1]: labels: is wrong":  "f.yaml:7:5: ",
+		"list[1].labels.z: is wrong": "f.yaml:7:14: ",
+		"list[1]: is wrong":          "f.yaml:7:5: ",
+		"list[7]: is wrong":          "f.yaml:1:1: ",
+		"list[x]: is wrong":          "f.yaml:1:1: ",
+		"nothing: is wrong":          "f.yaml:1:1: ",
+		"labels: other: is wrong":    "f.yaml:2:1: ",
+		"no.such[0].key: is wrong":   "f.yaml:1:1: ",
+		"no colon at all":            "f.yaml:1:1: no colon at all",
+		"list: wrong|labels: wrong":  "f.yaml:2:1: labels: wrong\nf.yaml:5:1: list: wrong",
+	} {
+		err := strictyaml.Decode("f.yaml", []byte("text: '"+said+"'"+tail), &says{})
+		if err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%q: got %v", said, err)
+		}
+	}
+}
+
+func TestErrorsAfterDecoding(t *testing.T) {
+	for text, want := range map[string]string{
+		"by: one: no":   "f.yaml:2:3: by: one: no",
+		"zzz: no":       "f.yaml: zzz: no",
+		"nothing there": "f.yaml: nothing there",
+	} {
+		if err := strictyaml.Errorf("f.yaml", []byte("by:\n  one: x\n"), "%s", text); err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	if err := strictyaml.Errorf("f.yaml", []byte("{"), "by: x"); err.Error() != "f.yaml: by: x" {
+		t.Errorf("a broken file: %v", err)
+	}
+}
+
+func TestAnEmptyFileHasNothingThatIsRequired(t *testing.T) {
+	for _, text := range []string{"", "# nothing", "---\n"} {
+		err := strictyaml.Decode("f.yaml", []byte(text), &inner{})
+		if err == nil || !strings.HasPrefix(err.Error(), "f.yaml:") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestOneMistakeIsReportedOnce(t *testing.T) {
+	var v struct {
+		Port int `yaml:"port" check:"required,min=1"`
+	}
+	err := strictyaml.Decode("f.yaml", []byte("port: many"), &v)
+	if err == nil || strings.Contains(err.Error(), "missing") {
 		t.Errorf("got %v", err)
 	}
 }

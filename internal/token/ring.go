@@ -185,6 +185,11 @@ func (r *Ring) Rotate(ctx context.Context, atOnce bool) (KeyInfo, error) {
 			return KeyInfo{}, fmt.Errorf("document of signing keys: %w", err)
 		}
 		r.prune(&d)
+		if atOnce { // one that waits begins as well: it would hold the new one up
+			for i := range d.Keys {
+				d.Keys[i].Active = min(d.Keys[i].Active, r.cfg.Now().Unix())
+			}
+		}
 		err = r.add(ctx, &d, version, overlap)
 		if errors.Is(err, broker.ErrConflict) {
 			continue

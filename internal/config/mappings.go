@@ -1,0 +1,96 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/stint-dev/stint/internal/strictyaml"
+	"github.com/stint-dev/stint/scopes"
+)
+
+// LoadMappings reads all mappings of a folder: NAME.yaml, and NAME.cedar beside
+// it. Names that begin with a dot are left out, as editors and mounted volumes
+// have them. The error is a [strictyaml.Errors] with everything that is wrong in
+// any of them. What the mappings refer to is for [scopes.Compile] to check.
+func LoadMappings(dir string) ([]*scopes.Mapping, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, strictyaml.Errors{{File: dir, Text: "the folder of the mappings: " + cause(err)}}
+	}
+	var out []*scopes.Mapping
+	var mistakes strictyaml.Errors
+	failf := func(file, format string, args ...any) {
+		mistakes = append(mistakes, strictyaml.Error{File: filepath.Join(dir, file), Text: fmt.Sprintf(format, args...)})
+	}
+	cedar := make(map[string]bool)
+	var names []string
+	for _, e := range entries {
+		ext := filepath.Ext(e.Name())
+		switch name := strings.TrimSuffix(e.Name(), ext); {
+		case strings.HasPrefix(name, ".") || name == "":
+		case ext == ".yaml":
+			names = append(names, name)
+		case ext == ".cedar":
+			cedar[name] = true
+		case ext == ".yml":
+			failf(e.Name(), "a mapping is called NAME.yaml: this file would do nothing")
+		}
+	}
+	for _, name := range names {
+		m, err := loadMapping(dir, name, cedar[name])
+		delete(cedar, name)
+		var some strictyaml.Errors
+		switch {
+		case errors.As(err, &some):
+			mistakes = append(mistakes, some...)
+		case err != nil:
+			return nil, err
+		default:
+			out = append(out, m)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(cedar)) {
+		failf(name+".cedar", "there is no mapping %s.yaml beside it, so that it would do nothing", name)
+	}
+	if len(out) == 0 && len(mistakes) == 0 {
+		failf("", "there is no NAME.yaml here, so that nothing could be granted")
+	}
+	if len(mistakes) > 0 {
+		return nil, mistakes
+	}
+	return out, nil
+}
+
+// loadMapping reads one mapping. The error is a [strictyaml.Errors].
+func loadMapping(dir, name string, withCedar bool) (*scopes.Mapping, error) {
+	path := filepath.Join(dir, name+".yaml")
+	data, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	m, err := parseMapping(path, data)
+	if err != nil || !withCedar {
+		return m, err
+	}
+	m.CedarFile = filepath.Join(dir, name+".cedar")
+	if m.Cedar, err = readFile(m.CedarFile); err != nil {
+		return nil, err
+	}
+	m.Content = append(m.Content, m.Cedar)
+	return m, nil
+}
+
+func parseMapping(path string, data []byte) (*scopes.Mapping, error) {
+	m := &scopes.Mapping{}
+	m.Pos.SetPos(path, 1, 1)
+	if err := strictyaml.Decode(path, data, m); err != nil {
+		return nil, err
+	}
+	m.Content = [][]byte{data}
+	return m, nil
+}
