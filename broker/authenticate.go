@@ -48,7 +48,8 @@ func parseSecretHash(text string) ([]byte, error) {
 	encoded, ok := strings.CutPrefix(text, secretPrefix)
 	hash, err := base64.RawURLEncoding.DecodeString(encoded)
 	if !ok || err != nil || len(hash) != sha256.Size {
-		return nil, fmt.Errorf("%q is no hash; `stint client add` makes one", text)
+		// It is not repeated: it may be the secret itself.
+		return nil, errors.New("what stands there is no hash; `stint client add` makes one")
 	}
 	return hash, nil
 }
@@ -140,7 +141,7 @@ func unavailable(err error) *Error {
 // printable cuts what a stranger sent down to what a log can bear.
 func printable(s string) string {
 	if len(s) > 64 {
-		return s[:64] + "..."
+		return strings.ToValidUTF8(s[:64], "") + "..."
 	}
 	return s
 }

@@ -2,14 +2,9 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
-	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,157 +15,13 @@ import (
 	"github.com/stint-dev/stint/audit"
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/config"
-	"github.com/stint-dev/stint/internal/outbound"
 	"github.com/stint-dev/stint/internal/secret"
 	"github.com/stint-dev/stint/internal/store"
 	"github.com/stint-dev/stint/internal/token"
 	"github.com/stint-dev/stint/internal/vault"
-	"github.com/stint-dev/stint/providers"
-	"github.com/stint-dev/stint/scopes"
 )
 
 // This file puts the parts together. It is the one place that knows them all.
-
-// plan is what the configuration says, read and checked, before anything is
-// opened: all that `stint explain` and `stint check` need.
-type plan struct {
-	cfg      *config.Config
-	secrets  vault.Store
-	registry *broker.Registry
-	policy   *scopes.Policy
-}
-
-// openPlan opens the secrets, which providers may need, and makes a plan.
-func openPlan(ctx context.Context, cfg *config.Config, log *slog.Logger) (*plan, error) {
-	secrets, engine, err := vault.Open(inFolder(cfg), vault.Deps{Log: log, Now: time.Now})
-	if err != nil {
-		return nil, err
-	}
-	resolve := vault.Resolver{Store: secrets}.Resolve
-	p, err := newPlan(ctx, cfg, providers.Deps{Secret: resolve, Engine: engine, Now: time.Now, Log: log})
-	if err != nil {
-		return nil, errors.Join(err, secrets.Close())
-	}
-	p.secrets = secrets
-	return p, nil
-}
-
-// newPlan checks everything that can be checked without opening anything.
-func newPlan(ctx context.Context, cfg *config.Config, deps providers.Deps) (*plan, error) {
-	p := &plan{cfg: cfg}
-	upstreams := make(map[string]broker.Provider, len(cfg.Providers))
-	for _, in := range cfg.Providers {
-		provider, err := providers.Open(ctx, in.Kind, in.Name, in.Settings.Decode, deps)
-		if err != nil {
-			return nil, in.Settings.Errorf("provider %s: %v", in.Name, err)
-		}
-		upstreams[in.Name] = provider
-	}
-	var issuers []*broker.Issuer
-	for _, i := range cfg.Issuers {
-		issuers = append(issuers, &i.Policy)
-	}
-	var err error
-	if p.registry, err = broker.NewRegistry(cfg.Issuer, cfg.Clients, cfg.Agents, issuers, upstreams); err != nil {
-		return nil, err
-	}
-	p.policy, err = p.compile()
-	return p, err
-}
-
-// compile reads the mappings and builds the policy.
-func (p *plan) compile() (*scopes.Policy, error) {
-	mappings, err := config.LoadMappings(p.cfg.Mappings)
-	if err != nil {
-		return nil, err
-	}
-	return scopes.Compile(mappings, p.registry.World())
-}
-
-// tokenConfig reads the keys that files hold.
-func (p *plan) tokenConfig() (token.Config, error) {
-	cfg := token.Config{
-		Self: p.cfg.Issuer, Skew: p.cfg.Revocation.ClockSkew.Duration, CacheSize: 2048, Now: time.Now,
-		IssuerKeys: make(map[string][]byte), Clients: make(map[string]token.ClientKeys),
-	}
-	for _, i := range p.cfg.Issuers {
-		cfg.Issuers = append(cfg.Issuers, i.Tokens)
-		if i.Tokens.JWKSFile != "" {
-			keys, err := os.ReadFile(p.cfg.Path(i.Tokens.JWKSFile))
-			if err != nil {
-				return cfg, fmt.Errorf("%s: jwks_file: %w", i.Policy.Pos, err)
-			}
-			cfg.IssuerKeys[i.Tokens.ID] = keys
-		}
-	}
-	for _, c := range p.cfg.Clients {
-		if c.Auth.Method != "private_key_jwt" {
-			continue
-		}
-		keys := token.ClientKeys{JWKSURI: c.Auth.JWKSURI}
-		var err error
-		switch {
-		case c.Auth.JWKSFile != "":
-			keys.JWKS, err = os.ReadFile(p.cfg.Path(c.Auth.JWKSFile))
-		case c.Auth.JWKS != nil:
-			keys.JWKS, err = json.Marshal(c.Auth.JWKS.Value)
-		}
-		if err != nil {
-			return cfg, fmt.Errorf("%s: client %s: keys: %w", c.Pos, c.ID, err)
-		}
-		cfg.Clients[c.ID] = keys
-	}
-	return cfg, nil
-}
-
-// fetcher returns the client that fetches keys: of the hosts that are configured,
-// wherever they are, and of public addresses that their documents point to.
-func (p *plan) fetcher() (*http.Client, error) {
-	policy := outbound.Policy{Public: true}
-	hosts := func(urls ...string) {
-		for _, text := range urls {
-			if u, err := url.Parse(text); err == nil && text != "" {
-				policy.Hosts = append(policy.Hosts, u.Hostname())
-			}
-		}
-	}
-	for _, i := range p.cfg.Issuers {
-		hosts(i.Policy.Issuer, i.Tokens.JWKSURI)
-	}
-	for _, c := range p.cfg.Clients {
-		hosts(c.Auth.JWKSURI)
-	}
-	for _, text := range p.cfg.Network.Allow {
-		prefix, err := netip.ParsePrefix(text)
-		if err != nil {
-			return nil, fmt.Errorf("network: allow: %q is no network; write for example 10.1.0.0/16", text)
-		}
-		policy.Networks = append(policy.Networks, prefix)
-	}
-	if p.cfg.Network.CA != "" {
-		pem, err := os.ReadFile(p.cfg.Path(p.cfg.Network.CA))
-		if err != nil {
-			return nil, fmt.Errorf("network: ca: %w", err)
-		}
-		policy.Roots = x509.NewCertPool()
-		if !policy.Roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("network: ca: %s holds no certificate", p.cfg.Network.CA)
-		}
-	}
-	return outbound.New(policy), nil
-}
-
-// detailsTypes are the types of authorization details that exist.
-func (p *plan) detailsTypes() []string {
-	types := []string{broker.ToolCall}
-	for _, provider := range p.registry.Providers {
-		if t := provider.Describe().Details; !slices.Contains(types, t) {
-			types = append(types, t)
-		}
-	}
-	slices.Sort(types)
-	return types
-}
 
 // keyFile keeps the document of signing keys among the secrets.
 type keyFile struct{ secrets vault.Store }
@@ -260,7 +111,7 @@ func build(ctx context.Context, cfg *config.Config, log *slog.Logger, tel *telem
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
-	if s.plan, err = openPlan(ctx, cfg, log); err != nil {
+	if s.plan, err = openPlan(ctx, cfg, vault.Deps{Log: log, Now: time.Now}); err != nil {
 		return nil, err
 	}
 	s.closers = append(s.closers, s.secrets.Close)
@@ -274,13 +125,18 @@ func build(ctx context.Context, cfg *config.Config, log *slog.Logger, tel *telem
 	return s, s.openBroker(ctx, tel)
 }
 
-// inFolder makes the paths of the sealed file those that the configuration means.
+// inFolder makes the paths of the secrets' configuration those that it means.
 func inFolder(cfg *config.Config) vault.Config {
 	out := cfg.Secrets
 	if out.File != nil {
 		f := *out.File
 		f.Path, f.Identity = cfg.Path(f.Path), cfg.Path(f.Identity)
 		out.File = &f
+	}
+	if out.Vault != nil {
+		v := *out.Vault
+		v.CA, v.Auth.TokenFile = cfg.Path(v.CA), cfg.Path(v.Auth.TokenFile)
+		out.Vault = &v
 	}
 	return out
 }

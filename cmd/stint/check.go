@@ -1,5 +1,213 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
 
-func newCheck(g *globals) *cobra.Command { return &cobra.Command{Use: "check"} }
+	"github.com/spf13/cobra"
+
+	"github.com/stint-dev/stint/internal/config"
+	"github.com/stint-dev/stint/internal/strictyaml"
+	"github.com/stint-dev/stint/internal/vault"
+	"github.com/stint-dev/stint/providers"
+	"github.com/stint-dev/stint/scopes"
+)
+
+func newCheck(g *globals) *cobra.Command {
+	var live bool
+	c := &cobra.Command{
+		Use: "check", Short: "Check the configuration and the mappings",
+		Long: `Refuses what starting the server would refuse, and says of every mistake in which file,
+line and column it stands. Nothing is opened and nobody is asked: it can run in a
+pipeline, away from the server.
+
+With --live it also opens the secrets and the store, and reaches every provider and the
+keys of every issuer. It changes nothing.
+
+It exits with 3 if there are mistakes, and with 1 if something cannot be reached.`,
+		Example: "  stint check --config /etc/stint/stint.yaml\n  stint check --live -o json",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			r := check(c.Context(), g.config, live)
+			if err := g.print(c, r, r.text); err != nil {
+				return err
+			}
+			return r.err()
+		},
+	}
+	c.Flags().BoolVar(&live, "live", false, "reach what the configuration depends on as well")
+	return c
+}
+
+// checkReport is what `stint check` found.
+type checkReport struct {
+	Config       string       `json:"config"`
+	OK           bool         `json:"ok"`
+	Mistakes     []mistake    `json:"mistakes,omitempty"`
+	Warnings     []mistake    `json:"warnings,omitempty"`
+	Summary      *summary     `json:"summary,omitempty"`
+	Dependencies []dependency `json:"dependencies,omitempty"`
+}
+
+// mistake is one thing that is wrong, or questionable. Without a line it is about
+// the whole file, without a file about something else.
+type mistake struct {
+	File   string `json:"file,omitempty"`
+	Line   int    `json:"line,omitempty"`
+	Column int    `json:"column,omitempty"`
+	Text   string `json:"text"`
+}
+
+func (m mistake) String() string {
+	if m.File == "" {
+		return m.Text
+	}
+	return strictyaml.Error{File: m.File, Line: m.Line, Column: m.Column, Text: m.Text}.Error()
+}
+
+// summary counts what a configuration has.
+type summary struct {
+	Issuers   int    `json:"issuers"`
+	Clients   int    `json:"clients"`
+	Agents    int    `json:"agents"`
+	Providers int    `json:"providers"`
+	Resources int    `json:"resources"`
+	Scopes    int    `json:"scopes"`
+	Policy    string `json:"policy_version"`
+}
+
+// check reads the configuration as the server does.
+func check(ctx context.Context, path string, live bool) *checkReport {
+	ctx, cancel := context.WithCancel(ctx) // closes what providers opened
+	defer cancel()
+	r := &checkReport{Config: path}
+	cfg, err := config.Load(path)
+	if err != nil {
+		r.Mistakes = mistakes(err)
+		return r
+	}
+	l := &liveCheck{cfg: cfg}
+	defer l.close()
+	if cfg.Secrets.Kind == vault.KindVault {
+		if err := l.openVault(); err != nil {
+			r.Mistakes = mistakes(cfg.Errorf("secrets: %v", err))
+			return r
+		}
+	}
+	if live {
+		l.openSecrets(ctx)
+	}
+	deps := providers.Deps{Secret: l.resolve, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
+	if l.engine != nil { // nil in an interface would be an engine
+		deps.Engine = l.engine
+	}
+	p, err := newPlan(ctx, cfg, deps)
+	if r.Mistakes = mistakes(err); err != nil {
+		return r
+	}
+	r.OK = true
+	r.Summary = p.summary()
+	r.Warnings = p.warnings()
+	if live {
+		r.Dependencies = l.reach(ctx, p)
+	}
+	return r
+}
+
+// mistakes takes errors apart, in the order of files and lines.
+func mistakes(err error) []mistake {
+	out := takeApart(err)
+	for i := range out {
+		out[i].Text = oneLine(out[i].Text)
+	}
+	slices.SortStableFunc(out, func(a, b mistake) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	return slices.Compact(out)
+}
+
+func oneLine(text string) string { return strings.ReplaceAll(strings.TrimSpace(text), "\n", "; ") }
+
+func takeApart(err error) (out []mistake) {
+	var several interface{ Unwrap() []error }
+	switch e := err.(type) {
+	case nil:
+	case strictyaml.Errors:
+		for _, one := range e {
+			out = append(out, mistake(one))
+		}
+	case scopes.Problems:
+		for _, one := range e {
+			out = append(out, mistake{one.Pos.File, one.Pos.Line, one.Pos.Column, one.Text})
+		}
+	default:
+		if !errors.As(err, &several) {
+			return []mistake{{Text: err.Error()}}
+		}
+		for _, one := range several.Unwrap() {
+			out = append(out, takeApart(one)...)
+		}
+	}
+	return out
+}
+
+func (p *plan) summary() *summary {
+	s := &summary{
+		Issuers: len(p.registry.Issuers), Clients: len(p.registry.Clients), Agents: len(p.registry.Agents),
+		Providers: len(p.registry.Providers), Policy: p.policy.Version(),
+	}
+	for id := range p.policy.Versions() {
+		s.Resources++
+		s.Scopes += len(p.policy.Scopes(id))
+	}
+	return s
+}
+
+// text writes the report for people.
+func (r *checkReport) text(p *printer) {
+	for _, m := range r.Mistakes {
+		p.line("%s", m)
+	}
+	for _, w := range r.Warnings {
+		w.Text = "warning: " + w.Text
+		p.line("%s", w)
+	}
+	for _, d := range r.Dependencies {
+		p.row(d.State, d.Name, d.Detail)
+	}
+	p.flush()
+	if s := r.Summary; s != nil {
+		p.line("%s is in order: %s, %s, %s, %s; %s with %s; policy %s", r.Config, count(s.Issuers, "issuer"), count(s.Clients, "client"),
+			count(s.Agents, "agent"), count(s.Providers, "provider"), count(s.Resources, "resource"), count(s.Scopes, "scope"), s.Policy)
+	}
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// err is what the command exits with.
+func (r *checkReport) err() error {
+	if !r.OK {
+		return &exitError{exitRefused, errors.New(count(len(r.Mistakes), "mistake") + "; the server would not start")}
+	}
+	var missing []string
+	for _, d := range r.Dependencies {
+		if d.State == stateMissing {
+			missing = append(missing, d.Name)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("the configuration is in order; not usable at the moment: %s", strings.Join(missing, ", "))
+	}
+	return nil
+}

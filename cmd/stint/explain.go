@@ -18,6 +18,7 @@ import (
 	"github.com/stint-dev/stint/internal/secret"
 	"github.com/stint-dev/stint/internal/strictjson"
 	"github.com/stint-dev/stint/internal/token"
+	"github.com/stint-dev/stint/internal/vault"
 	"github.com/stint-dev/stint/scopes"
 )
 
@@ -60,7 +61,7 @@ It exits with 0 if all would be granted, and with 3 if not.`,
 				return &exitError{exitRefused, err}
 			}
 			q.tokenReader, q.changedHeld = c.InOrStdin(), c.Flags().Changed("held")
-			p, err := openPlan(c.Context(), cfg, slog.New(slog.DiscardHandler))
+			p, err := openPlan(c.Context(), cfg, vault.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now, ReadOnly: true})
 			if err != nil {
 				return &exitError{exitRefused, err}
 			}

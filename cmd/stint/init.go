@@ -1,5 +1,234 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"bytes"
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/template"
 
-func newInit(g *globals) *cobra.Command { return &cobra.Command{Use: "init"} }
+	"github.com/spf13/cobra"
+
+	"github.com/stint-dev/stint/internal/config"
+	"github.com/stint-dev/stint/internal/secret"
+	"github.com/stint-dev/stint/internal/vault"
+)
+
+//go:embed template
+var templates embed.FS
+
+func newInit(g *globals) *cobra.Command {
+	var in initInput
+	c := &cobra.Command{
+		Use: "init [DIR]", Short: "Write a configuration to begin with",
+		Long: `Writes a commented configuration that passes ` + "`stint check`" + ` as it is: stint.yaml, one
+mapping with a Cedar file beside it, and JSON Schemas for editors. It is for one
+machine, with a store and sealed secrets in files; --redis and --vault write the
+sections for these instead.
+
+For sealed secrets it makes the sealed file, the identity that opens it, and the secret
+of an example client, which is shown once. Neither file is ever replaced.`,
+		Example: "  stint init /etc/stint --issuer https://stint.example --trust https://idp.example\n" +
+			"  stint init --redis redis.example:6379 --vault https://vault.example:8200",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			in.Dir = "."
+			if len(args) == 1 {
+				in.Dir = args[0]
+			}
+			if err := in.check(); err != nil {
+				return usage("%v", err)
+			}
+			out, err := in.write(c.Context())
+			if err != nil {
+				return err
+			}
+			return g.print(c, out, out.text)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&in.Issuer, "issuer", "http://localhost:8080", "the `URL` by which clients will know Stint")
+	f.StringVar(&in.Trust, "trust", "https://idp.example", "the issuer (`URL`) whose tokens to trust, for instance the identity provider")
+	f.StringVar(&in.Redis, "redis", "", "keep state in Redis at `HOST:PORT`")
+	f.StringVar(&in.Vault, "vault", "", "keep secrets in the HashiCorp Vault at a `URL`")
+	f.BoolVar(&in.force, "force", false, "replace files that exist; secrets are kept")
+	return c
+}
+
+// initInput is what the templates are filled with.
+type initInput struct {
+	Dir                string
+	Issuer, Trust      string
+	Redis, Vault       string
+	RoleID, SecretHash string
+	Resource, Target   string
+	force              bool
+	secret             secret.String
+}
+
+func (in *initInput) check() error {
+	for name, text := range map[string]string{"--issuer": in.Issuer, "--trust": in.Trust, "--vault": in.Vault} {
+		u, err := url.Parse(text)
+		if text != "" && (err != nil || u.Host == "" || strings.ContainsAny(text, " \"'{}[],#\n\\")) {
+			return fmt.Errorf("%s: %q is no URL: write https://HOST", name, text)
+		}
+	}
+	if _, _, err := net.SplitHostPort(in.Redis); in.Redis != "" && (err != nil || strings.ContainsAny(in.Redis, " \"'{}#\n\\")) {
+		return fmt.Errorf("--redis: %q is no address: write HOST:PORT", in.Redis)
+	}
+	in.Issuer = strings.TrimSuffix(in.Issuer, "/")
+	in.Resource, in.Target = "https://mcp.example/notes", "https://api.example/notes"
+	in.RoleID = "00000000-0000-0000-0000-000000000000"
+	return nil
+}
+
+// RedisTLS reports whether Redis is reached over a network.
+func (in *initInput) RedisTLS() bool {
+	host, _, _ := net.SplitHostPort(in.Redis)
+	ip := net.ParseIP(host)
+	return host != "localhost" && (ip == nil || !ip.IsLoopback())
+}
+
+// RedisQuoted is the address where YAML needs quotes, as for [::1]:6379.
+func (in *initInput) RedisQuoted() string { return fmt.Sprintf("%q", in.Redis) }
+
+// initOutput is what was written.
+type initOutput struct {
+	Files  []string `json:"files"`
+	Kept   []string `json:"kept,omitempty"`
+	Client string   `json:"client"`
+	Secret string   `json:"secret,omitempty"`
+
+	in *initInput
+}
+
+// write writes everything, or nothing if something is there that would be lost.
+func (in *initInput) write(ctx context.Context) (*initOutput, error) {
+	out := &initOutput{Client: "notes-mcp", in: in}
+	files := []string{"stint.yaml", "mappings/example.yaml", "mappings/example.cedar", ".schema/config.json", ".schema/mapping.json"}
+	if !in.force {
+		for _, name := range files {
+			if _, err := os.Lstat(in.path(name)); !errors.Is(err, fs.ErrNotExist) {
+				return nil, &exitError{exitRefused, fmt.Errorf("%s exists; --force replaces it", in.path(name))}
+			}
+		}
+	}
+	if err := in.folders(); err != nil {
+		return nil, err
+	}
+	if in.Vault == "" {
+		if err := in.seal(ctx, out); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range files {
+		data, err := in.content(name)
+		if err == nil {
+			err = os.WriteFile(in.path(name), data, 0o644)
+		}
+		if err != nil {
+			return nil, err
+		}
+		out.Files = append(out.Files, in.path(name))
+	}
+	out.Secret = in.secret.Reveal()
+	return out, nil
+}
+
+func (in *initInput) path(name string) string { return filepath.Join(in.Dir, name) }
+
+// folders makes the folders. Those with secrets keep out of version control by
+// themselves.
+func (in *initInput) folders() error {
+	for _, name := range []string{"mappings", ".schema"} {
+		if err := os.MkdirAll(in.path(name), 0o755); err != nil {
+			return err
+		}
+	}
+	closed := []string{"data"}
+	if in.Vault == "" {
+		closed = append(closed, "private")
+	}
+	for _, name := range closed {
+		if err := os.MkdirAll(in.path(name), 0o700); err != nil {
+			return err
+		}
+		if err := os.WriteFile(in.path(name+"/.gitignore"), []byte("*\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// seal makes the sealed file, if there is none, and the example client's secret.
+func (in *initInput) seal(ctx context.Context, out *initOutput) error {
+	file := vault.FileConfig{Path: in.path("data/secrets.age"), Identity: in.path("private/identity")}
+	made := []string{file.Path, file.Identity}
+	switch err := vault.Init(file); {
+	case err == nil:
+		out.Files = append(out.Files, made...)
+	case errors.Is(err, fs.ErrExist):
+		out.Kept = made
+	default:
+		return err
+	}
+	cfg := &config.Config{Secrets: vault.Config{Kind: vault.KindFile, File: &file}}
+	return withSecrets(cfg, func(s vault.Store) (err error) {
+		in.secret, in.SecretHash, err = makeSecret(ctx, s)
+		return err
+	})
+}
+
+// content returns the content of a file.
+func (in *initInput) content(name string) ([]byte, error) {
+	if schema, ok := strings.CutPrefix(name, ".schema/"); ok {
+		return config.Schema(strings.TrimSuffix(schema, ".json"))
+	}
+	t, err := template.ParseFS(templates, "template/"+filepath.Base(name))
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	err = t.Execute(&b, in)
+	return b.Bytes(), err
+}
+
+func (out *initOutput) text(p *printer) {
+	for _, f := range out.Files {
+		p.line("wrote %s", f)
+	}
+	for _, f := range out.Kept {
+		p.line("kept  %s", f)
+	}
+	p.line("")
+	if out.Secret != "" {
+		p.line("The secret of the example client %s, shown this once: %s", out.Client, out.Secret)
+		p.line("")
+	}
+	p.line("Next:")
+	step := 0
+	say := func(format string, args ...any) {
+		step++
+		p.line("  %d. %s", step, fmt.Sprintf(format, args...))
+	}
+	in := out.in
+	file := in.path("stint.yaml")
+	say("In %s, name your issuer, your MCP server and its client; in %s, its policy.", file, in.path("mappings"))
+	if in.Vault != "" {
+		say("Run deploy/vault/setup.sh; put the role_id it prints into %s, and the secret_id into the file named there.", file)
+	} else {
+		say("Keep a copy of %s elsewhere: without it the secrets are lost.", in.path("private/identity"))
+	}
+	if in.Redis != "" {
+		say("Give Redis the user of deploy/redis.acl, and put the password where %s names it.", file)
+	}
+	say("stint check --live --config %s", file)
+	say("stint serve --config %s", file)
+}

@@ -13,6 +13,7 @@ import (
 	"github.com/stint-dev/stint/api"
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/config"
+	"github.com/stint-dev/stint/internal/secret"
 	"github.com/stint-dev/stint/internal/token"
 	"github.com/stint-dev/stint/internal/vault"
 )
@@ -165,15 +166,21 @@ func newSecret(ctx context.Context, cfg *config.Config) (made, hash string, err 
 		return "", "", err
 	}
 	err = withSecrets(cfg, func(secrets vault.Store) error {
-		key, err := vault.Key(ctx, secrets, vault.PathClientSecrets)
-		if err != nil {
-			return err
-		}
-		s, h := broker.NewClientSecret([]byte(key.Reveal()))
+		s, h, err := makeSecret(ctx, secrets)
 		made, hash = s.Reveal(), h
-		return nil
+		return err
 	})
 	return made, hash, err
+}
+
+// makeSecret makes a client's secret, and its hash under the key in the store.
+func makeSecret(ctx context.Context, secrets vault.Store) (secret.String, string, error) {
+	key, err := vault.Key(ctx, secrets, vault.PathClientSecrets)
+	if err != nil {
+		return secret.String{}, "", err
+	}
+	made, hash := broker.NewClientSecret([]byte(key.Reveal()))
+	return made, hash, nil
 }
 
 // clientEntry is a client's entry, as it is printed.

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"cmp"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"maps"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/stint-dev/stint/broker"
+	"github.com/stint-dev/stint/scopes"
+)
+
+// warnings are what the server would start with, and hardly anybody means.
+func (p *plan) warnings() (out []mistake) {
+	warn := func(at scopes.Pos, format string, args ...any) {
+		out = append(out, mistake{at.File, at.Line, at.Column, fmt.Sprintf(format, args...)})
+	}
+	about := func(format string, args ...any) { out = append(out, mistakes(p.cfg.Errorf(format, args...))...) }
+	for _, i := range p.cfg.Issuers {
+		if p.unknownAgents(&i.Policy) {
+			warn(i.Policy.Pos, "issuer %s: no agent and no client has an identity there, and any_agent is not set: tokens that it issued to software are refused", i.Policy.Issuer)
+		}
+	}
+	for _, c := range p.cfg.Clients {
+		if len(c.Targets) == 0 && len(c.GrantTypes) > 0 {
+			warn(c.Pos, "client %s: without targets it can be given nothing", c.ID)
+		}
+		for _, t := range c.Targets {
+			switch provider := p.registry.Providers[t] != nil; {
+			case !provider && !p.policy.Has(t):
+				warn(c.Pos, "client %s: its target %q is no resource of a mapping and no provider", c.ID, t)
+			case provider && !p.policy.Has(c.Resource):
+				warn(c.Pos, "client %s: no mapping is of its resource %q, so that nothing says what it may be vended of %s", c.ID, c.Resource, t)
+			}
+		}
+	}
+	l := p.cfg.Listen
+	if l.BehindProxy && len(p.cfg.Limits.TrustedProxies) == 0 {
+		about("listen: behind_proxy: without limits.trusted_proxies, all requests count as the proxy's own: its address is in the record, and has one rate limit for everybody")
+	}
+	if t := p.cfg.Telemetry; t != nil && len(t.Headers) > 0 && strings.HasPrefix(t.Endpoint, "http://") {
+		about("telemetry: endpoint: plain http shows the headers, which are secrets, to the network")
+	}
+	if l.TLS != nil {
+		if err := certificateFor(l.TLS.Certificate, p.cfg.Issuer, time.Now()); err != nil {
+			about("listen: tls: certificate: %v", err)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b mistake) int { return cmp.Compare(a.Line, b.Line) })
+	return out
+}
+
+// unknownAgents reports whether every token that an issuer issued to software is
+// refused.
+func (p *plan) unknownAgents(i *broker.Issuer) bool {
+	if i.AnyAgent || !slices.Contains(i.Accept, string(broker.AccessToken)) && !slices.Contains(i.Accept, string(broker.IDToken)) {
+		return false
+	}
+	known := func(identities map[string]string) bool { return identities[i.Issuer] != "" }
+	for _, c := range p.cfg.Clients {
+		if known(c.Identities) {
+			return false
+		}
+	}
+	for a := range maps.Values(p.registry.Agents) {
+		if known(a.Identities) {
+			return false
+		}
+	}
+	return true
+}
+
+// certificateFor says why clients would refuse a certificate; whether they trust
+// who signed it is not asked.
+func certificateFor(path, issuer string, now time.Time) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	block, _ := pem.Decode(data)
+	u, err := url.Parse(issuer)
+	if block == nil || err != nil {
+		return err
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	switch {
+	case err != nil:
+		return err
+	case now.After(cert.NotAfter):
+		return fmt.Errorf("it expired on %s", cert.NotAfter.Format(time.DateTime))
+	case now.Before(cert.NotBefore):
+		return fmt.Errorf("it is good only from %s on", cert.NotBefore.Format(time.DateTime))
+	}
+	return cert.VerifyHostname(u.Hostname())
+}
