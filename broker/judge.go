@@ -72,7 +72,7 @@ func (j *Judge) Target(c *Client, resources, audiences []string) (Target, error)
 	if t.Provider != "" {
 		allowed = t.Provider
 	}
-	if !slices.Contains(c.Targets, allowed) {
+	if !c.targets[allowed] {
 		return t, Fail(BadTarget, fmt.Errorf("%s is no target of client %s", allowed, c.ID), "unknown target")
 	}
 	if t.Provider != "" && t.Resource == "" {

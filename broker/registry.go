@@ -49,6 +49,8 @@ type Client struct {
 	Impersonation bool `yaml:"impersonation,omitempty"`
 	// Disabled refuses everything to it.
 	Disabled bool `yaml:"disabled,omitempty"`
+
+	targets map[string]bool // Targets, for looking up
 }
 
 // ClientAuth is how a client authenticates (RFC 7591 section 2,
@@ -257,6 +259,10 @@ func NewRegistry(self string, clients []*Client, agents []*Agent, issuers []*Iss
 			failf(c.Pos, "client %s is there twice", c.ID)
 		}
 		r.Clients[c.ID] = c
+		c.targets = make(map[string]bool, len(c.Targets))
+		for _, t := range c.Targets {
+			c.targets[t] = true
+		}
 		claim(c.Pos, c.ID, c.Identities)
 	}
 	for _, a := range agents {

@@ -64,7 +64,7 @@ func logger(cfg config.Log, w io.Writer) *slog.Logger {
 }
 
 const (
-	smallHeap  = 40 << 20 // bytes
+	smallHeap  = 36 << 20 // bytes
 	heapMargin = 20 << 20
 )
 
