@@ -113,19 +113,20 @@ func (p *process) cpu() (time.Duration, error) {
 	return time.Duration(total), nil
 }
 
-// rss returns the process's resident memory in MiB.
-func (p *process) rss() (float64, error) {
+// memory returns what /proc says of the process's memory, in MiB: VmRSS is all that
+// is resident, RssAnon its own, without pages of files that it has mapped.
+func (p *process) memory(what string) (float64, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(data)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+		if rest, ok := strings.CutPrefix(line, what+":"); ok {
 			kb, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 64)
 			return kb / 1024, err
 		}
 	}
-	return 0, fmt.Errorf("%s: no VmRSS", p.name)
+	return 0, fmt.Errorf("%s: no %s", p.name, what)
 }
 
 func freePort() (int, error) {
