@@ -61,7 +61,7 @@ func startIdP(t *testing.T) (*IdP, *clock) {
 
 func signIn(t *testing.T, idp *IdP, user, resource string) *Tokens {
 	t.Helper()
-	tokens, err := SignIn(t.Context(), idp.URL(), DesktopClient, user, user+"-password", resource)
+	tokens, err := (Agent{}).SignIn(t.Context(), SignIn{idp.URL(), DesktopClient, user, user + "-password", resource})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -331,7 +331,7 @@ func TestTheFormIsForOneBrowserAndFewAttempts(t *testing.T) {
 		}
 		t.Cleanup(f.http.CloseIdleConnections)
 		u, _ := url.Parse(f.meta.AuthorizationEndpoint)
-		resp, _, err := f.send(t.Context(), http.MethodGet, withQuery(u, "response_type", "code", "client_id", DesktopClient,
+		resp, _, err := f.send(t.Context(), "", http.MethodGet, withQuery(u, "response_type", "code", "client_id", DesktopClient,
 			"redirect_uri", desktopRedirect, "scope", "openid", "code_challenge", strings.Repeat("a", 43), "code_challenge_method", "S256"), nil)
 		if err != nil || resp.StatusCode != http.StatusOK {
 			t.Fatalf("the form: %v, %v", resp, err)
@@ -343,7 +343,7 @@ func TestTheFormIsForOneBrowserAndFewAttempts(t *testing.T) {
 	}
 	post := func(t *testing.T, f *flow, form url.Values) int {
 		t.Helper()
-		resp, _, err := f.send(t.Context(), http.MethodPost, idp.URL()+signInPath, form)
+		resp, _, err := f.send(t.Context(), "", http.MethodPost, idp.URL()+signInPath, form)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -359,7 +359,7 @@ func TestTheFormIsForOneBrowserAndFewAttempts(t *testing.T) {
 	t.Run("the form is not shown to another browser", func(t *testing.T) {
 		f, page := begin(t)
 		f.http.Jar, _ = cookiejar.New(nil)
-		if resp, _, err := f.send(t.Context(), http.MethodGet, page.Request.URL.String(), nil); err != nil || resp.StatusCode != http.StatusBadRequest {
+		if resp, _, err := f.send(t.Context(), "", http.MethodGet, page.Request.URL.String(), nil); err != nil || resp.StatusCode != http.StatusBadRequest {
 			t.Errorf("%v, %v", resp, err)
 		}
 	})

@@ -55,7 +55,6 @@ type MCPServer struct {
 	*server
 	cfg   MCPConfig
 	stint *Stint
-	http  *http.Client
 	log   *slog.Logger
 }
 
@@ -87,8 +86,8 @@ func StartMCP(ctx context.Context, cfg MCPConfig) (*MCPServer, error) {
 	if cfg.Resource == "" {
 		cfg.Resource = base + mcpPath
 	}
-	s := &MCPServer{cfg: cfg, stint: stint, http: newClient(), log: orDiscard(cfg.Log)}
-	s.server = serve(ctx, l, s.handler(base), s.log, stint.Close, s.http.CloseIdleConnections)
+	s := &MCPServer{cfg: cfg, stint: stint, log: orDiscard(cfg.Log)}
+	s.server = serve(ctx, l, s.handler(base), s.log, stint.Close)
 	return s, nil
 }
 

@@ -18,7 +18,7 @@ import (
 func TestAToolCallIsOneExchangeForOneScope(t *testing.T) {
 	w := newWorld(t, nil)
 	held := w.issue(w.alice(OrdersRead, OrdersWrite, ReportsRead))
-	text, err := CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil)
+	text, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func TestAToolCallIsOneExchangeForOneScope(t *testing.T) {
 	want := []string{
 		"mcp: ask Stint about the caller's token (server/discover): 200",
 		"mcp: ask Stint about the caller's token (tools/call): 200",
-		"mcp: exchange the caller's token for one for the API: 200",
+		"mcp: exchange the caller's token for one for the API, and for this call: 200",
 		"api: ask Stint about the token of GET /orders: 200",
 		"mcp: call the API: 200",
 	}
@@ -37,7 +37,8 @@ func TestAToolCallIsOneExchangeForOneScope(t *testing.T) {
 		t.Errorf("the steps are\n%s", strings.Join(lines, "\n"))
 	}
 	forms := w.forms("/oauth2/token")
-	if len(forms) != 1 || forms[0].Get("scope") != OrdersRead || forms[0].Get("resource") != w.api.Resource() {
+	if len(forms) != 1 || forms[0].Get("scope") != OrdersRead || forms[0].Get("resource") != w.api.Resource() ||
+		forms[0].Get("authorization_details") != `[{"type":"mcp_tool_call","tool":"list_orders","arguments":{}}]` {
 		t.Errorf("asked was %v", forms)
 	}
 	sent := w.steps.find(t, "call the API").get("Authorization")
@@ -49,7 +50,7 @@ func TestAToolCallIsOneExchangeForOneScope(t *testing.T) {
 func TestAnOrderIsAddedInTheNameOfTheUser(t *testing.T) {
 	w := newWorld(t, nil)
 	held := w.issue(w.alice(OrdersWrite))
-	text, err := CallTool(t.Context(), w.mcp.URL(), held, "add_order", map[string]any{"item": "coffee", "quantity": 3})
+	text, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), held, "add_order", map[string]any{"item": "coffee", "quantity": 3})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,8 +61,15 @@ func TestAnOrderIsAddedInTheNameOfTheUser(t *testing.T) {
 	if got.ID != 2 || got.By != "https://idp.example#alice" || !slices.Equal(got.Through, []string{"orders-mcp", "desktop-agent"}) {
 		t.Errorf("the order is %+v", got)
 	}
-	if forms := w.forms("/oauth2/token"); len(forms) != 1 || forms[0].Get("scope") != OrdersWrite {
+	forms := w.forms("/oauth2/token")
+	if len(forms) != 1 || forms[0].Get("scope") != OrdersWrite ||
+		forms[0].Get("authorization_details") != `[{"type":"mcp_tool_call","tool":"add_order","arguments":{"item":"coffee","quantity":3},"once":true}]` {
 		t.Errorf("asked was %v", forms)
+	}
+	// What changes something has a token for one use, which the API used up.
+	again := APICall{API: w.api.URL(), Method: http.MethodPost, Token: w.steps.find(t, "call the API").get("Authorization").Secret, Body: []byte(`{"item":"coffee","quantity":3}`)}
+	if _, err := CallAPI(t.Context(), again); !refusedAs(err, http.StatusUnauthorized) {
+		t.Errorf("the second use: %v", err)
 	}
 }
 
@@ -86,7 +94,7 @@ func TestWhoIsNotLetIn(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			_, err := CallTool(t.Context(), w.mcp.URL(), tt.token, "add_order", map[string]any{"item": "x", "quantity": 1})
+			_, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), tt.token, "add_order", map[string]any{"item": "x", "quantity": 1})
 			r := (*Refusal)(nil)
 			if !errors.As(err, &r) || r.Status != tt.status || r.Challenge != "Bearer "+tt.challenge {
 				t.Errorf("the error is %v", err)
@@ -101,11 +109,11 @@ func TestWhoIsNotLetIn(t *testing.T) {
 func TestARevokedTokenEndsInTheMiddle(t *testing.T) {
 	w := newWorld(t, nil)
 	held := w.issue(w.alice(OrdersRead))
-	if _, err := CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil); err != nil {
+	if _, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil); err != nil {
 		t.Fatal(err)
 	}
 	w.has(held, func(tok *fakeToken) { tok.gone = true })
-	_, err := CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil)
+	_, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil)
 	if r := (*Refusal)(nil); !errors.As(err, &r) || r.Status != http.StatusUnauthorized {
 		t.Errorf("the error is %v", err)
 	}
@@ -118,7 +126,7 @@ func TestWhatStintRefusesTheToolSays(t *testing.T) {
 		c.targets = nil
 		f.clients["orders-mcp"] = c
 	})
-	_, err := CallTool(t.Context(), w.mcp.URL(), w.issue(w.alice(OrdersRead)), "list_orders", nil)
+	_, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), w.issue(w.alice(OrdersRead)), "list_orders", nil)
 	if te := (*ToolError)(nil); !errors.As(err, &te) || te.Tool != "list_orders" || !strings.Contains(te.Text, "invalid_target") {
 		t.Errorf("the error is %v", err)
 	}
@@ -128,12 +136,12 @@ func TestWithoutStintNobodyIsLetInAndNobodyIsTurnedAway(t *testing.T) {
 	w := newWorld(t, nil)
 	held := w.issue(w.alice(OrdersRead))
 	w.set(func(f *stintFake) { f.down = true })
-	_, err := CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil)
+	_, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil)
 	if r := (*Refusal)(nil); !errors.As(err, &r) || r.Status != http.StatusInternalServerError {
 		t.Errorf("the error is %v", err)
 	}
 	w.set(func(f *stintFake) { f.down = false })
-	if _, err := CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil); err != nil {
+	if _, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil); err != nil {
 		t.Errorf("later: %v", err)
 	}
 }
@@ -143,10 +151,10 @@ func TestATokenForOneCallIsUsedUp(t *testing.T) {
 	tok := w.alice(OrdersRead)
 	tok.once = true
 	held := w.issue(tok)
-	if _, err := CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil); err != nil {
+	if _, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil); err != nil {
 		t.Fatal(err)
 	}
-	_, err := CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil)
+	_, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil)
 	if te := (*ToolError)(nil); !errors.As(err, &te) || !strings.Contains(te.Text, "used before") {
 		t.Errorf("the error is %v", err)
 	}
@@ -184,7 +192,7 @@ func TestAnswersThatTheServersDoNotTake(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, nil)
 			w.set(func(f *stintFake) { f.bend = bend })
-			if text, err := CallTool(t.Context(), w.mcp.URL(), w.issue(w.alice(OrdersRead)), "list_orders", nil); err == nil {
+			if text, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), w.issue(w.alice(OrdersRead)), "list_orders", nil); err == nil {
 				t.Errorf("the answer is %s", text)
 			}
 			for _, line := range w.steps.summary() {
@@ -290,7 +298,7 @@ func TestTheServerSaysWhoMakesTokensForIt(t *testing.T) {
 func TestStepsDoNotPrintSecrets(t *testing.T) {
 	w := newWorld(t, nil)
 	held := w.issue(w.alice(OrdersRead))
-	if _, err := CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil); err != nil {
+	if _, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil); err != nil {
 		t.Fatal(err)
 	}
 	var printed bytes.Buffer
@@ -313,5 +321,42 @@ func TestStepsDoNotPrintSecrets(t *testing.T) {
 	}
 	if got := w.steps.find(t, "exchange").get("subject_token"); !got.Secret.Equal(held) || got.Value != "" {
 		t.Error("the step does not hold the token")
+	}
+}
+
+func refusedAs(err error, status int) bool {
+	r := (*Refusal)(nil)
+	return errors.As(err, &r) && r.Status == status
+}
+
+// Whoever watches sees what went over the wire, with what is secret set apart.
+func TestTheAgentsStepsAreTold(t *testing.T) {
+	var seen steps
+	a := Agent{Trace: seen.add}
+	idp, _ := startIdP(t)
+	tokens, err := a.SignIn(t.Context(), SignIn{Issuer: idp.URL(), ClientID: DesktopClient, User: "alice", Password: "alice-password"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, nil)
+	held := w.issue(w.alice(OrdersRead))
+	if _, err := a.CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := seen.find(t, "redeem"); got.Status != 200 || got.get("access_token").Value != "" || !got.get("access_token").Secret.Equal(tokens.Access) || got.get("code").Secret.Empty() {
+		t.Errorf("the sign-in is told as %v", got)
+	}
+	if got := seen.find(t, "fill in the form"); got.get("user").Value != "alice" || got.get("password").Value != "" || got.get("password").Secret.Reveal() != "alice-password" || got.get("code").Secret.Empty() {
+		t.Errorf("the form is told as %v", got)
+	}
+	got := seen.find(t, "tools/call")
+	if got.Status != 200 || got.get("params.name").Value != "list_orders" || !got.get("Authorization").Secret.Equal(held) || !strings.Contains(got.get("result.content.text").Value, "tea") {
+		t.Errorf("the call is told as %v", got)
+	}
+	if _, err := a.CallTool(t.Context(), w.mcp.URL(), secret.New("made-up"), "add_order", nil); err == nil {
+		t.Fatal("let in")
+	}
+	if got := seen.all[len(seen.all)-1]; got.Status != 401 || !strings.Contains(got.get("WWW-Authenticate").Value, "resource_metadata") {
+		t.Errorf("the refusal is told as %v", got)
 	}
 }

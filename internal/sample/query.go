@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -28,7 +29,7 @@ func (s *MCPServer) query(ctx context.Context, login secret.String) (out *report
 	}
 	cfg.ConnectTimeout = patience
 	step := Step{
-		Server: s.cfg.Stint.Server, Text: "query the database", Method: "SQL",
+		Server: s.cfg.Stint.Server, Text: "query the database", Method: "SQL", Began: time.Now(),
 		URL: fmt.Sprintf("postgres://%s:%d/%s", cfg.Host, cfg.Port, cfg.Database),
 		Request: []Field{
 			{Name: "user", Value: cfg.User}, {Name: "password", Secret: secret.New(cfg.Password)}, {Name: "query", Value: s.cfg.Database.Query},

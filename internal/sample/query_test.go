@@ -32,7 +32,7 @@ func TestAReportIsReadWithALoginThatWasLent(t *testing.T) {
 	lend(t, w, pg, database, "lent_1")
 	held := w.issue(w.alice(ReportsRead, OrdersRead))
 
-	text, err := CallTool(t.Context(), w.mcp.URL(), held, "report", nil)
+	text, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), held, "report", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func TestAReportIsReadWithALoginThatWasLent(t *testing.T) {
 
 	t.Run("a table that was not lent cannot be read", func(t *testing.T) {
 		w.mcp.cfg.Database.Query = `SELECT * FROM sales.salaries`
-		_, err := CallTool(t.Context(), w.mcp.URL(), held, "report", nil)
+		_, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), held, "report", nil)
 		if te := (*ToolError)(nil); !errors.As(err, &te) || !strings.Contains(te.Text, "permission denied for table salaries") {
 			t.Errorf("the error is %v", err)
 		}
@@ -69,14 +69,14 @@ func TestAReportIsReadWithALoginThatWasLent(t *testing.T) {
 	t.Run("nothing can be written", func(t *testing.T) {
 		pg.Exec(t, database, `GRANT ALL ON sales.orders TO lent_1`)
 		w.mcp.cfg.Database.Query = `INSERT INTO sales.orders VALUES ('gold') RETURNING item`
-		_, err := CallTool(t.Context(), w.mcp.URL(), held, "report", nil)
+		_, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), held, "report", nil)
 		if te := (*ToolError)(nil); !errors.As(err, &te) || !strings.Contains(te.Text, "read-only transaction") {
 			t.Errorf("the error is %v", err)
 		}
 	})
 	t.Run("a login that is gone opens nothing", func(t *testing.T) {
 		pg.Exec(t, database, `ALTER ROLE lent_1 NOLOGIN`)
-		_, err := CallTool(t.Context(), w.mcp.URL(), held, "report", nil)
+		_, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), held, "report", nil)
 		if te := (*ToolError)(nil); !errors.As(err, &te) || !strings.Contains(te.Text, "not permitted to log in") || strings.Contains(te.Text, "lent-password") {
 			t.Errorf("the error is %v", err)
 		}
@@ -92,7 +92,7 @@ func TestALoginThatIsNoneIsSaidSo(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w.set(func(f *stintFake) { f.login = login })
-			_, err := CallTool(t.Context(), w.mcp.URL(), held, "report", nil)
+			_, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), held, "report", nil)
 			if te := (*ToolError)(nil); !errors.As(err, &te) || !strings.Contains(te.Text, "the login") || strings.Contains(te.Text, "the-password") {
 				t.Errorf("the error is %v", err)
 			}

@@ -35,10 +35,10 @@ func TestNothingIsLeftRunning(t *testing.T) {
 		idp, _ := startIdP(t)
 		signIn(t, idp, "alice", "")
 		held := w.issue(w.alice(OrdersRead))
-		if _, err := CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil); err != nil {
+		if _, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), held, "list_orders", nil); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := CallTool(t.Context(), w.mcp.URL(), secret.New("made-up"), "list_orders", nil); err == nil {
+		if _, err := (Agent{}).CallTool(t.Context(), w.mcp.URL(), secret.New("made-up"), "list_orders", nil); err == nil {
 			t.Fatal("let in")
 		}
 	})
@@ -174,7 +174,7 @@ func TestARedirectIsNotFollowedWithACredential(t *testing.T) {
 	defer elsewhere.Close()
 	server := httptest.NewServer(http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect))
 	defer server.Close()
-	if _, err := CallTool(t.Context(), server.URL, secret.New("x"), "list_orders", nil); err == nil || reached {
+	if _, err := (Agent{}).CallTool(t.Context(), server.URL, secret.New("x"), "list_orders", nil); err == nil || reached {
 		t.Errorf("reached %v, %v", reached, err)
 	}
 }

@@ -32,18 +32,28 @@ type Tokens struct {
 	ExpiresIn  time.Duration
 }
 
+// SignIn is somebody who signs in, and where.
+type SignIn struct {
+	// Issuer is the identity provider, and ClientID the application there.
+	Issuer, ClientID string
+	User, Password   string
+	// Resource is whom the access token shall be for (RFC 8707); empty: whom the
+	// provider says.
+	Resource string
+}
+
 // SignIn signs a user in as a browser and a native application would together:
 // authorization code with PKCE, the form on the page filled in, the redirect to
-// loopback read instead of listened for. resource is whom the access token shall
-// be for (RFC 8707); empty: whom the provider says. Errors: ErrPassword, a
-// [Refusal] of the provider, or what in its answers cannot be trusted.
-func SignIn(ctx context.Context, issuer, clientID, user, password, resource string) (*Tokens, error) {
-	f, err := newFlow(ctx, issuer, clientID, resource)
+// loopback read instead of listened for. Errors: ErrPassword, a [Refusal] of the
+// provider, or what in its answers cannot be trusted.
+func (a Agent) SignIn(ctx context.Context, in SignIn) (*Tokens, error) {
+	f, err := newFlow(ctx, in.Issuer, in.ClientID, in.Resource)
 	if err != nil {
 		return nil, fmt.Errorf("sign in: %w", err)
 	}
 	defer f.http.CloseIdleConnections()
-	code, err := f.authorize(ctx, user, password)
+	f.trace = a.Trace
+	code, err := f.authorize(ctx, in.User, in.Password)
 	if err != nil {
 		return nil, fmt.Errorf("sign in: %w", err)
 	}
@@ -60,6 +70,7 @@ type flow struct {
 	meta                                 *metadata
 	issuer, clientID, resource, redirect string
 	state, nonce, verifier               string
+	trace                                trace
 }
 
 func newFlow(ctx context.Context, issuer, clientID, resource string) (*flow, error) {
@@ -116,7 +127,7 @@ func (f *flow) authorize(ctx context.Context, user, password string) (string, er
 	if f.resource != "" {
 		pairs = append(pairs, "resource", f.resource)
 	}
-	resp, body, err := f.send(ctx, http.MethodGet, withQuery(start, pairs...), nil)
+	resp, body, err := f.send(ctx, "ask to sign in", http.MethodGet, withQuery(start, pairs...), nil)
 	if err != nil {
 		return "", err
 	}
@@ -136,7 +147,7 @@ func (f *flow) authorize(ctx context.Context, user, password string) (string, er
 	}
 	fields.Set("user", user)
 	fields.Set("password", password)
-	if resp, body, err = f.send(ctx, http.MethodPost, target.String(), fields); err != nil {
+	if resp, body, err = f.send(ctx, "fill in the form", http.MethodPost, target.String(), fields); err != nil {
 		return "", err
 	}
 	switch to := resp.Header.Get("Location"); {
@@ -181,7 +192,7 @@ func (f *flow) redeem(ctx context.Context, code string) (*Tokens, error) {
 	if f.resource != "" {
 		form.Set("resource", f.resource)
 	}
-	resp, body, err := f.send(ctx, http.MethodPost, f.meta.TokenEndpoint, form)
+	resp, body, err := f.send(ctx, "redeem the code for tokens", http.MethodPost, f.meta.TokenEndpoint, form)
 	if err != nil {
 		return nil, err
 	}
@@ -244,8 +255,16 @@ func (f *flow) checkID(token string) error {
 	return nil
 }
 
-// send sends a request, with a form if there is one, and reads the answer.
-func (f *flow) send(ctx context.Context, method, address string, form url.Values) (*http.Response, []byte, error) {
+// send sends a request, with a form if there is one, and reads the answer. why is
+// the text of the step.
+func (f *flow) send(ctx context.Context, why, method, address string, form url.Values) (resp *http.Response, body []byte, err error) {
+	step := Step{Server: "agent", Text: why, Method: method, URL: address, Began: time.Now()}
+	defer func() {
+		if resp == nil {
+			step.Err = err
+		}
+		f.trace.step(step)
+	}()
 	req, err := http.NewRequestWithContext(ctx, method, address, strings.NewReader(form.Encode()))
 	if err != nil {
 		return nil, nil, err
@@ -253,12 +272,19 @@ func (f *flow) send(ctx context.Context, method, address string, form url.Values
 	if form != nil {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
-	resp, err := f.http.Do(req)
-	if err != nil {
+	base, query, _ := strings.Cut(address, "?")
+	step.URL, step.Request = base, slices.Concat(formFields(query), formFields(form.Encode()))
+	if resp, err = f.http.Do(req); err != nil {
 		return nil, nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	body, err := readBody(resp.Body)
+	body, err = readBody(resp.Body)
+	step.Status = resp.StatusCode
+	if to, query, ok := strings.Cut(resp.Header.Get("Location"), "?"); ok {
+		step.Answer = append([]Field{{Name: "Location", Value: to}}, formFields(query)...)
+	} else if strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json") {
+		step.Answer = answerFields(body)
+	}
 	return resp, body, err
 }
 

@@ -22,7 +22,7 @@ func TestSignInSaysWhoIsNotSignedIn(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if _, err := SignIn(t.Context(), idp.URL(), tt.client, tt.user, tt.password, tt.resource); !tt.want(err) {
+			if _, err := (Agent{}).SignIn(t.Context(), SignIn{idp.URL(), tt.client, tt.user, tt.password, tt.resource}); !tt.want(err) {
 				t.Errorf("the error is %v", err)
 			}
 		})

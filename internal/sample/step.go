@@ -3,14 +3,16 @@ package sample
 import (
 	"bytes"
 	"encoding/json"
+	"net/url"
 	"strings"
+	"time"
 
 	"github.com/stint-dev/stint/internal/secret"
 )
 
 // Step is something that one of the servers did, as it went over the wire.
 type Step struct {
-	// Server is which of them: mcp or api, or as [StintConfig] has it.
+	// Server is which of them: agent, mcp or api, or as [StintConfig] has it.
 	Server string
 	// Text says in a few words what was done.
 	Text string
@@ -24,6 +26,8 @@ type Step struct {
 	Answer []Field
 	// Err is why there is no answer.
 	Err error
+	// Began and Ended are when; what was done meanwhile for its sake is within.
+	Began, Ended time.Time
 }
 
 // Field is a parameter, header or member.
@@ -40,13 +44,33 @@ type trace func(Step)
 
 func (t trace) step(s Step) {
 	if t != nil {
+		s.Ended = time.Now()
 		t(s)
 	}
 }
 
-// secrets are the members of answers that are not to be shown.
+// secrets are the parameters and members that are not to be shown.
 var secrets = map[string]bool{
 	"access_token": true, "refresh_token": true, "id_token": true, "credential.password": true, "credential.url": true,
+	"password": true, "code": true, "code_verifier": true,
+}
+
+// formFields lists the parameters of a form or query, in its order.
+func formFields(encoded string) (out []Field) {
+	for pair := range strings.SplitSeq(encoded, "&") {
+		name, value, _ := strings.Cut(pair, "=")
+		name, err1 := url.QueryUnescape(name)
+		value, err2 := url.QueryUnescape(value)
+		if name == "" || err1 != nil || err2 != nil {
+			continue
+		}
+		f := Field{Name: name, Value: value}
+		if secrets[name] {
+			f.Value, f.Secret = "", secret.New(value)
+		}
+		out = append(out, f)
+	}
+	return out
 }
 
 // answerFields lists the members of a JSON object. What is no object is shown as

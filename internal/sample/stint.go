@@ -254,7 +254,7 @@ func sameScope(a, b []string) bool {
 // post sends a form to one of Stint's endpoints, with the client's credentials,
 // and returns the body of a good answer. Others are a [Refusal].
 func (s *Stint) post(ctx context.Context, why string, endpoint func(*metadata) string, params []Field) (body []byte, err error) {
-	step := Step{Server: s.cfg.Server, Text: why, Method: http.MethodPost}
+	step := Step{Server: s.cfg.Server, Text: why, Method: http.MethodPost, Began: time.Now()}
 	step.Request = append([]Field{{Name: "Authorization", Value: "Basic " + s.cfg.ClientID + ":", Secret: s.cfg.Secret}}, params...)
 	defer func() {
 		if step.Status == 0 {

@@ -69,7 +69,7 @@ func (s *MCPServer) callAPI(ctx context.Context, req *mcp.CallToolRequest, metho
 	defer cancel()
 	issued, err := s.exchange(ctx, req, ExchangeRequest{
 		Resource: s.cfg.APIResource,
-		Why:      "exchange the caller's token for one for the API",
+		Why:      "exchange the caller's token for one for the API, and for this call",
 	})
 	if err != nil {
 		return err
@@ -80,7 +80,10 @@ func (s *MCPServer) callAPI(ctx context.Context, req *mcp.CallToolRequest, metho
 			return err
 		}
 	}
-	answer, err := s.sendAPI(ctx, method, issued.Token, body)
+	answer, err := CallAPI(ctx, APICall{
+		API: s.cfg.API, Method: method, Token: issued.Token, Body: body,
+		Server: s.cfg.Stint.Server, Why: "call the API", Trace: s.cfg.Stint.Trace,
+	})
 	if err != nil {
 		return fmt.Errorf("call the API: %w", err)
 	}
@@ -90,6 +93,26 @@ func (s *MCPServer) callAPI(ctx context.Context, req *mcp.CallToolRequest, metho
 	return nil
 }
 
+// details names the call to Stint (RFC 9396): which tool, with which arguments. What
+// is given for it is good for this call alone, the policy may look at the
+// arguments, and what changes something is good for one use.
+func details(req *mcp.CallToolRequest) (json.RawMessage, error) {
+	call := struct {
+		Type      string          `json:"type"`
+		Tool      string          `json:"tool"`
+		Arguments json.RawMessage `json:"arguments,omitempty"`
+		Once      bool            `json:"once,omitempty"`
+	}{"mcp_tool_call", req.Params.Name, req.Params.Arguments, req.Params.Name == toolAdd}
+	if string(call.Arguments) == "null" { // as some clients say that there are none
+		call.Arguments = nil
+	}
+	out, err := json.Marshal([]any{call})
+	if err != nil {
+		return nil, fmt.Errorf("the arguments are no JSON: %w", err)
+	}
+	return out, nil
+}
+
 // exchange asks Stint for what a tool call needs, with the scope of the tool and
 // no other.
 func (s *MCPServer) exchange(ctx context.Context, req *mcp.CallToolRequest, r ExchangeRequest) (*Issued, error) {
@@ -97,6 +120,7 @@ func (s *MCPServer) exchange(ctx context.Context, req *mcp.CallToolRequest, r Ex
 	if req.Extra == nil || req.Extra.TokenInfo == nil {
 		return nil, errors.New("the call has no token")
 	}
+	var err error
 	info := req.Extra.TokenInfo
 	if !slices.Contains(info.Scopes, scope) {
 		return nil, fmt.Errorf("the token is not good for %s: it needs the scope %s", req.Params.Name, scope)
@@ -113,6 +137,9 @@ func (s *MCPServer) exchange(ctx context.Context, req *mcp.CallToolRequest, r Ex
 		}
 	}
 	r.Subject, r.Scope = who.token, []string{scope}
+	if r.Details, err = details(req); err != nil {
+		return nil, err
+	}
 	issued, err := s.stint.Exchange(ctx, r)
 	if refused := (*Refusal)(nil); errors.As(err, &refused) {
 		return nil, fmt.Errorf("stint refuses %s at %s: %w", scope, r.Resource, refused)
@@ -124,27 +151,44 @@ func (s *MCPServer) exchange(ctx context.Context, req *mcp.CallToolRequest, r Ex
 	return issued, nil
 }
 
-// sendAPI calls the API with a token that is for it.
-func (s *MCPServer) sendAPI(ctx context.Context, method string, token secret.String, body []byte) (answer []byte, err error) {
+// APICall is a call of the API.
+type APICall struct {
+	// API is its URL.
+	API string
+	// Method is GET for the orders, POST to add one, which Body is then.
+	Method string
+	Token  secret.String
+	Body   []byte
+	// Server and Why are who calls, and for what, in the step that Trace is told of;
+	// it may be nil.
+	Server, Why string
+	Trace       func(Step)
+}
+
+// CallAPI calls the API with a token, and returns the body of a good answer. Others
+// are a [Refusal].
+func CallAPI(ctx context.Context, c APICall) (answer []byte, err error) {
 	step := Step{
-		Server: s.cfg.Stint.Server, Text: "call the API", Method: method, URL: s.cfg.API + "/orders",
-		Request: append([]Field{{Name: "Authorization", Value: "Bearer ", Secret: token}}, answerFields(body)...),
+		Server: c.Server, Text: c.Why, Method: c.Method, URL: c.API + "/orders", Began: time.Now(),
+		Request: append([]Field{{Name: "Authorization", Value: "Bearer ", Secret: c.Token}}, answerFields(c.Body)...),
 	}
 	defer func() {
 		if step.Status == 0 {
 			step.Err = err
 		}
-		trace(s.cfg.Stint.Trace).step(step)
+		trace(c.Trace).step(step)
 	}()
-	req, err := http.NewRequestWithContext(ctx, method, step.URL, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, c.Method, step.URL, bytes.NewReader(c.Body))
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Authorization", "Bearer "+token.Reveal())
-	if body != nil {
+	req.Header.Set("Authorization", "Bearer "+c.Token.Reveal())
+	if c.Body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := s.http.Do(req)
+	client := newClient()
+	defer client.CloseIdleConnections()
+	resp, err := client.Do(req)
 	if err != nil {
 		return nil, err
 	}
@@ -153,6 +197,9 @@ func (s *MCPServer) sendAPI(ctx context.Context, method string, token secret.Str
 		return nil, err
 	}
 	step.Status, step.Answer = resp.StatusCode, answerFields(answer)
+	if h := resp.Header.Get("WWW-Authenticate"); h != "" {
+		step.Answer = append([]Field{{Name: "WWW-Authenticate", Value: h}}, step.Answer...)
+	}
 	if resp.StatusCode/100 != 2 {
 		return nil, refusal(resp, answer)
 	}
