@@ -70,6 +70,7 @@ const (
 	UnknownResource Why = "unknown_resource"
 	UnknownTool     Why = "unknown_tool"
 	UnknownScope    Why = "unknown_scope"
+	BeyondTool      Why = "beyond_tool"     // the tool that is named does not need it
 	NotHeld         Why = "not_in_token"    // the subject's token does not allow it
 	AboveCeiling    Why = "above_ceiling"   // of the agent or a client
 	NoRule          Why = "no_rule"         // no rule allows it to these parties
@@ -146,9 +147,9 @@ func (p *Policy) decide(req *Request, tr *trace) Decision {
 		return Decision{Asked: req.Scopes, Refused: []Refusal{{Why: UnknownResource}}}
 	}
 	d := Decision{Policy: r.version, Asked: req.Scopes, MaxLifetime: r.maxLifetime}
+	var t *tool
 	if req.Tool != "" {
-		t := r.tools[req.Tool]
-		if t == nil {
+		if t = r.tools[req.Tool]; t == nil {
 			d.Refused = []Refusal{{Why: UnknownTool}}
 			return d
 		}
@@ -158,7 +159,7 @@ func (p *Policy) decide(req *Request, tr *trace) Decision {
 	}
 	var groups [8]uint32
 	w := p.index.who(req, groups[:0])
-	e := evaluation{policy: p, resource: r, req: req, who: &w, decision: &d}
+	e := evaluation{policy: p, resource: r, tool: t, req: req, who: &w, decision: &d}
 	for _, name := range d.Asked {
 		if why := e.scope(name, tr.scope(name)); why != "" {
 			d.Refused = append(d.Refused, Refusal{name, why})
@@ -173,6 +174,7 @@ func (p *Policy) decide(req *Request, tr *trace) Decision {
 type evaluation struct {
 	policy   *Policy
 	resource *resource
+	tool     *tool // that is called; nil if none is named
 	req      *Request
 	who      *who
 	decision *Decision
@@ -186,6 +188,10 @@ func (e *evaluation) scope(name string, tr *scopeTrace) Why {
 		return UnknownScope
 	}
 	tr.known(s)
+	if e.tool != nil && !slices.Contains(e.tool.scopes, name) {
+		tr.step("tool", false)
+		return BeyondTool
+	}
 	if held := e.held(s); !held {
 		tr.step("token", false)
 		return NotHeld

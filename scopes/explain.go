@@ -114,6 +114,8 @@ func (p *Policy) Explain(req *Request) Explanation {
 // says describes a step in words.
 func (p *Policy) says(req *Request, scope string, s Step) string {
 	switch {
+	case s.Limit == "tool":
+		return "the tool that is named does not need it"
 	case s.Limit == "token" && req.Held.Everything:
 		return "the token says who, not what: no limit"
 	case s.Limit == "token" && req.Held.Resource == req.Resource:
@@ -139,6 +141,8 @@ func (p *Policy) nearest(req *Request, s ScopeExplanation) string {
 			return fmt.Sprintf("the resource has no such scope; did you mean %s?", near)
 		}
 		return "the resource has these scopes: " + list(slices.Values(sortedKeys(r.scopes)))
+	case BeyondTool:
+		return fmt.Sprintf("the tool %s needs %s; ask for what it needs, or name no tool", req.Tool, list(slices.Values(r.tools[req.Tool].scopes)))
 	case NotHeld:
 		return p.nearestHeld(req, s.Scope)
 	case AboveCeiling:

@@ -203,6 +203,7 @@ func TestDecide(t *testing.T) {
 		}, "files:write", false},
 		"a tool stands for its scopes":         {func(r *scopes.Request) { r.Tool, r.Scopes = "read_file", nil }, "files:read", false},
 		"an unknown tool":                      {func(r *scopes.Request) { r.Tool = "delete_file" }, "!unknown_tool", false},
+		"a scope that the tool does not need":  {func(r *scopes.Request) { r.Tool, r.Scopes = "read_file", []string{"files:write"} }, "!files:write: beyond_tool", false},
 		"the token limits at its own resource": {func(r *scopes.Request) { r.Held = scopes.Held{Resource: mcp, Scopes: []string{"files:list"}} }, "!files:read: not_in_token", false},
 		"the token holds it":                   {func(r *scopes.Request) { r.Held = scopes.Held{Resource: mcp, Scopes: []string{"files:read"}} }, "files:read", false},
 		"a token without scopes holds nothing": {func(r *scopes.Request) { r.Held = scopes.Held{Resource: mcp} }, "!files:read: not_in_token", false},
@@ -714,6 +715,7 @@ func TestExplainNamesTheNearest(t *testing.T) {
 		"what is not": {func(r *scopes.Request) {
 			r.Resource, r.Scopes, r.Held = api, []string{"write"}, scopes.Held{Resource: others}
 		}, "a scope of https://mcp.acme.example/others that forwards"},
+		"what the tool needs": {func(r *scopes.Request) { r.Tool, r.Scopes = "read_file", []string{"files:write"} }, "the tool read_file needs files:read"},
 		"the hour": {func(r *scopes.Request) {
 			r.Subject.Groups, r.Scopes, r.Now = []string{"maintainers"}, []string{"files:write"}, noon.Add(10*time.Hour)
 		}, "the condition of a matching rule"},
