@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -93,6 +94,69 @@ func testFullAccessList(t *testing.T, pg *testbed.PostgresServer) {
 		w.revoke(t, w.mint(t, on("app.customers", "SELECT,DELETE", "*", "*")).lease)
 	})
 	w.revoke(t, before.lease)
+	w.empty(t)
+}
+
+// testClonedDatabase is a copy of a database on the same server, as a staging
+// database is made: the books of the copy name leases that are not its own, and
+// tables have the same ids in both.
+func testClonedDatabase(t *testing.T, pg *testbed.PostgresServer) {
+	w := &shop{PostgresServer: pg, db: pg.Database(t)}
+	w.install(t)
+	w.sql(t, tables)
+	cfg := postgres.Config{
+		Host: pg.Host, Port: pg.Port, Database: w.db, Password: "secret:broker", Entitlement: "none", IdleGroups: postgres.Duration{Duration: time.Nanosecond},
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	p, err := postgres.Open(ctx, "main", func(v any) error { *v.(*postgres.Config) = cfg; return nil }, deps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.provider = p
+	l := w.mint(t, customers)
+	cancel() // its connections would keep the database from being copied
+	clone := &shop{PostgresServer: pg, db: w.db + "_clone"}
+	pg.Exec(t, "postgres", `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '`+w.db+`'`)
+	for try := 0; ; try++ {
+		c, err := pgx.Connect(t.Context(), pg.DSN("postgres"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := state(c, `CREATE DATABASE `+clone.db+` TEMPLATE `+w.db)
+		_ = c.Close(context.Background())
+		if got == "" {
+			break
+		}
+		if got != "55006" || try == 50 { // still in use
+			t.Fatal(got)
+		}
+	}
+	w.provider = w.open(t, cfg)
+	cfg.Database = clone.db
+	clone.provider = clone.open(t, cfg)
+	if ended, err := clone.provider.Describe().Sweep(t.Context(), func(string) bool { return false }); err != nil || len(ended) > 0 {
+		t.Errorf("the copy ended %q, %v", ended, err)
+	}
+	if got := clone.revoke(t, l.lease); got != broker.AlreadyDead {
+		t.Error(got)
+	}
+	s := l.session(t)
+	if n := count(t, s, `SELECT count(*) FROM app.customers`); n != 2 {
+		t.Error(n)
+	}
+	there := clone.mint(t, customers)
+	if there.Upstream["group"] == l.Upstream["group"] {
+		t.Error("the copy and its original share a group")
+	}
+	clone.revoke(t, there.lease)
+	clone.empty(t)
+	if got := clone.query(t, `SELECT a.grantee::regrole::text FROM pg_class, aclexplode(relacl) a WHERE oid = 'app.customers'::regclass AND a.grantee::regrole::text LIKE 'stint\_g\_%'`); len(got) > 0 {
+		t.Errorf("in the copy the original's groups have privileges: %q", got)
+	}
+	if n := count(t, s, `SELECT count(*) FROM app.customers`); n != 2 {
+		t.Error(n)
+	}
+	w.revoke(t, l.lease)
 	w.empty(t)
 }
 

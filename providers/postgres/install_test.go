@@ -54,6 +54,34 @@ func testInstall(t *testing.T, pg *testbed.PostgresServer) {
 			t.Errorf("open tables: %q", got)
 		}
 	})
+	t.Run("nobody's functions stand in for the catalogue's", func(t *testing.T) {
+		// Whoever may create in public makes functions that fit better than the
+		// catalogue's (CVE-2018-1058), and waits for a superuser.
+		db := pg.Database(t)
+		evil := `CREATE TABLE public.canary ();`
+		for _, f := range []string{
+			"pg_has_role(text, text, text)", "pg_has_role(name, text, text)", "format(text, text)", "format(text, text, text)", "format(text, name)", "format(text, name, regclass)",
+			"current_setting(character varying)", "has_database_privilege(text, text, text)", "has_database_privilege(text, name, text)",
+			"has_schema_privilege(text, oid, text)", "has_table_privilege(text, oid, text)", "has_column_privilege(text, oid, smallint, text)", "quote_ident(name)", "aclexplode(anyarray)",
+		} {
+			evil += "CREATE FUNCTION public." + f + " RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'ours is called: " + f + "'; END$$;\n"
+		}
+		evil += `CREATE FUNCTION public.same(name, text) RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'our operator is called'; END$$;
+			CREATE OPERATOR public.= (LEFTARG = name, RIGHTARG = text, FUNCTION = public.same)`
+		pg.Exec(t, db, evil)
+		dsn, roles := secret.New(pg.DSN(db)), postgres.Roles{Ceiling: "evil_ceiling", Broker: "evil_broker"}
+		for range 2 {
+			if err := postgres.Install(t.Context(), dsn, roles, secret.New("x")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := postgres.Look(t.Context(), dsn, roles); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := postgres.Uninstall(t.Context(), dsn, roles); err != nil {
+			t.Fatal(err)
+		}
+	})
 	t.Run("the script is plain SQL", func(t *testing.T) {
 		psql, err := exec.LookPath("psql")
 		if err != nil {

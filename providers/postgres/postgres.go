@@ -36,7 +36,8 @@
 // After minting, the privileges of the new role on all tables are read back from
 // the catalogue, those of PUBLIC among them. What is more than the grant is
 // refused and ended. This is about one database: roles are of the whole cluster,
-// so that CONNECT on the others should be taken from PUBLIC.
+// so that CONNECT on the others should be taken from PUBLIC. Where it is taken
+// from PUBLIC here, a lease has it of the ceiling.
 //
 // What a holder can do whatever the grant: change its own password (not its
 // expiry), fill temporary tables, run functions that are everybody's, and learn

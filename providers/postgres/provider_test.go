@@ -209,6 +209,7 @@ func TestProvider(t *testing.T) {
 		"rehearse":                    testRehearse,
 		"full access list":            testFullAccessList,
 		"many columns":                testManyColumns,
+		"cloned database":             testClonedDatabase,
 		"clocks that are off":         testClocksThatAreOff,
 	} {
 		t.Run(name, func(t *testing.T) {

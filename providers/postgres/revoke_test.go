@@ -309,6 +309,18 @@ func testGroupRaces(t *testing.T, pg *testbed.PostgresServer) {
 			t.Error(got, groups(), members())
 		}
 	})
+	t.Run("grants that differ in rows alone have groups of their own", func(t *testing.T) {
+		everything, own := w.mint(t, on("app.orders", "SELECT", "*", "*")), w.mint(t, on("app.orders", "SELECT", "*", "own"))
+		if everything.Upstream["group"] == own.Upstream["group"] {
+			t.Error("one group for both")
+		}
+		if all, hers := count(t, everything.session(t), `SELECT count(*) FROM app.orders`), count(t, own.session(t), `SELECT count(*) FROM app.orders`); all != 2 || hers != 1 {
+			t.Errorf("%d and %d rows", all, hers)
+		}
+		idle()
+		w.empty(t)
+		w.revoke(t, w.mint(t, customers).lease)
+	})
 	t.Run("a group is kept for a while", func(t *testing.T) {
 		idle()
 		if got := count(t, b, `SELECT collected FROM stint.tidy('1 hour')`); got != 0 || groups() != "1" {

@@ -71,7 +71,12 @@ func Look(ctx context.Context, dsn secret.String, r Roles) (*Standing, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := pgx.Connect(ctx, dsn.Reveal())
+	cfg, err := pgx.ParseConfig(dsn.Reveal())
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	cfg.RuntimeParams["search_path"] = "pg_catalog, pg_temp" // no functions of strangers
+	c, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}

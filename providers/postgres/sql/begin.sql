@@ -22,6 +22,9 @@
 -- ceiling passes it on to the leases.
 
 BEGIN;
+-- Before anything is called: who may create in a schema of the search path could
+-- else have a superuser call functions of his, by names that are the catalogue's.
+SET LOCAL search_path = pg_catalog, pg_temp;
 
 DO $do$
 BEGIN
@@ -64,7 +67,6 @@ END
 $do$;
 
 SET LOCAL ROLE {ceiling};
-SET LOCAL search_path = pg_catalog, pg_temp;
 CREATE TABLE IF NOT EXISTS stint.migration (version integer PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp());
 
 DO $do$

@@ -393,14 +393,14 @@ $f$;
 -- Takes from a group what it was granted, one privilege at a time. DROP OWNED
 -- and REVOKE ALL would touch columns and privileges in which the ceiling has no
 -- part, and fail.
-CREATE FUNCTION stint.strip(p_name name) RETURNS void
+CREATE FUNCTION stint.strip(p_name name, p_role oid) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE v_revoke text;
 BEGIN
 	FOR v_revoke IN
 		WITH granted AS (
 			SELECT DISTINCT d.classid, d.objid, d.refobjid AS role FROM pg_shdepend d
-			WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = stint.role_oid(p_name) AND d.deptype = 'a'
+			WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = p_role AND d.deptype = 'a'
 				AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 		)
 		SELECT format('%s ON %s %s', a.privilege_type, CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::regclass)
@@ -411,9 +411,6 @@ BEGIN
 	UNION
 		SELECT format('%s ON SCHEMA %I', a.privilege_type, n.nspname)
 		FROM granted g JOIN pg_namespace n ON g.classid = 'pg_namespace'::regclass AND n.oid = g.objid, aclexplode(n.nspacl) a WHERE a.grantee = g.role
-	UNION
-		SELECT format('%s ON DATABASE %I', a.privilege_type, b.datname)
-		FROM pg_database b, aclexplode(b.datacl) a WHERE b.datname = current_database() AND a.grantee = stint.role_oid(p_name)
 	LOOP
 		EXECUTE format('REVOKE %s FROM %I', v_revoke, p_name);
 	END LOOP;
@@ -461,6 +458,11 @@ BEGIN
 	stuck := 0;
 	DELETE FROM stint.lease l WHERE l.dropped_at < clock_timestamp() - interval '1 day';
 	LOCK TABLE stint.grp IN SHARE ROW EXCLUSIVE MODE;
+	-- In a copy of a database the groups of the original have what they have there.
+	PERFORM stint.strip(r.rolname, r.oid) FROM pg_roles r
+	WHERE r.rolname ~ '^stint_g_[0-9a-f]{48}$' AND NOT starts_with(coalesce(shobj_description(r.oid, 'pg_authid'), ''), stint.mark())
+		AND EXISTS (SELECT FROM pg_shdepend d WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid AND d.deptype = 'a'
+			AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()));
 	INSERT INTO stint.grp (name, terms) SELECT r.rolname, '' FROM pg_roles r -- groups that the books have lost
 		WHERE r.rolname ~ '^stint_g_' AND shobj_description(r.oid, 'pg_authid') = stint.mark() || 'group' ON CONFLICT DO NOTHING;
 	FOR v_name IN SELECT g.name FROM stint.grp g WHERE g.made_at <= clock_timestamp() - p_idle AND stint.idle(g.name, p_idle)
@@ -469,7 +471,7 @@ BEGIN
 		CONTINUE WHEN NOT stint.idle(v_name, p_idle); -- looked at again, now that it is locked
 		BEGIN
 			IF stint.role_oid(v_name) IS NOT NULL THEN
-				PERFORM stint.strip(v_name);
+				PERFORM stint.strip(v_name, stint.role_oid(v_name));
 				PERFORM stint.drop_role(v_name);
 			END IF;
 			DELETE FROM stint.grp g WHERE g.name = v_name;

@@ -3,6 +3,7 @@
 -- something, such as another database, still needs them.
 
 BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
 DO $do$
 DECLARE
 	v_policy text;
@@ -23,6 +24,7 @@ $do$;
 COMMIT;
 
 BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
 DO $do$
 DECLARE v_lease text;
 BEGIN
