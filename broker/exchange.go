@@ -286,8 +286,12 @@ func (x *exchange) note() {
 	}
 }
 
-// alive checks that a token has not been revoked, nor anything before it.
+// alive checks that a token has not been revoked, nor anything before it, and that
+// everybody on its way is still trusted.
 func (x *exchange) alive(which string, l *Lineage) error {
+	if x.b.reg.gone(l) {
+		return refused(which, "its issuer, or a client or agent on its way, is unknown or disabled")
+	}
 	if err := x.b.index.Check(l); err != nil {
 		return refused(which, "%w", err)
 	}

@@ -152,6 +152,9 @@ func (j *Judge) tokenCase(q *Question, c *Case) (l *Lineage, err error) {
 	if l, err = lineageOf(q.Token, c.Agent); err != nil {
 		return nil, refused("subject token", "%w", err)
 	}
+	if r.gone(l) {
+		return nil, refused("subject token", "its issuer, or a client or agent on its way, is unknown or disabled")
+	}
 	c.Subject = r.subject(q.Client, q.Token)
 	return l, r.consents(q.Client, q.Token)
 }

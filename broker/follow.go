@@ -163,7 +163,8 @@ func (b *Broker) restore(ctx context.Context, saved Head) error {
 		}
 	}
 	if own.Head() == (Head{}) {
-		fresh, lost, err := b.read(ctx, b.journalNew, saved)
+		// A head of ours whose entries the journal does not have any more counts, too.
+		fresh, lost, err := b.read(ctx, b.journalNew, saved, b.known)
 		if err != nil || lost || fresh.Head() == (Head{}) {
 			return errors.Join(err, b.newEpoch(ctx, saved))
 		}

@@ -86,6 +86,22 @@ func (r *Registry) consents(c *Client, t *Token) error {
 	return refused("subject token", "client %s has no consent: it is no delegate, and the token was issued neither to nor for it", c.ID)
 }
 
+// gone reports whether somebody on the way is no longer configured, or disabled:
+// the issuer it began with, a client, or an agent. What was issued while they were
+// trusted ends with the trust.
+func (r *Registry) gone(l *Lineage) bool {
+	for _, name := range l.holders() {
+		if _, ok := r.ceiling(name); !ok {
+			return true
+		}
+	}
+	if l.Root == nil {
+		return false
+	}
+	i := r.Issuers[l.Root.Issuer]
+	return i == nil || i.Disabled
+}
+
 // holders lists everybody who has held what a token descends from.
 func (l *Lineage) holders() (names []string) {
 	if r := l.Root; r != nil && r.Agent != "" {

@@ -199,27 +199,13 @@ func (b *Broker) Introspect(ctx context.Context, c *Client, raw secret.String, c
 	if err != nil || b.index.Check(l) != nil {
 		return &Introspection{}, nil //nolint:nilerr // what is wrong with a token makes it inactive
 	}
-	if b.gone(l) {
+	if b.reg.gone(l) {
 		return &Introspection{}, nil
 	}
 	if !consume {
 		return &Introspection{Active: true, Token: t}, nil
 	}
 	return b.consume(ctx, c, t, requestID)
-}
-
-// gone reports whether somebody on the way is no longer configured, or disabled.
-func (b *Broker) gone(l *Lineage) bool {
-	for _, h := range l.Hops {
-		if _, ok := b.reg.ceiling(h.Client); !ok {
-			return true
-		}
-	}
-	if r := l.Root; r != nil {
-		i := b.reg.Issuers[r.Issuer]
-		return i == nil || i.Disabled
-	}
-	return false
 }
 
 func (b *Broker) consume(ctx context.Context, c *Client, t *Token, requestID string) (*Introspection, error) {

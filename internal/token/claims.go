@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -249,15 +250,16 @@ func texts(value []byte, most int) ([]string, error) {
 		s, err := text(value)
 		return []string{s}, err
 	}
-	var out []string
-	if err := strictjson.Decode(value, &out); err != nil || out == nil {
+	var list []*string // null would be read as the empty text
+	if err := strictjson.Decode(value, &list); err != nil || list == nil || slices.Contains(list, nil) {
 		return nil, errors.New("no text and no list of texts")
 	}
-	if len(out) > most {
+	if len(list) > most {
 		return nil, fmt.Errorf("more than %d elements", most)
 	}
-	for _, s := range out {
-		if len(s) > maxText {
+	out := make([]string, len(list))
+	for i, s := range list {
+		if out[i] = *s; len(*s) > maxText {
 			return nil, fmt.Errorf("an element of more than %d bytes", maxText)
 		}
 	}
