@@ -9,10 +9,12 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
@@ -132,6 +134,7 @@ type Server struct {
 	addresses *rates
 	slots     chan struct{}
 	draining  atomic.Bool
+	last      lastStatus
 	log       *slog.Logger
 	now       func() time.Time
 }
@@ -142,10 +145,15 @@ func New(cfg Config, b Broker) (*Server, error) {
 	switch {
 	case err != nil || u.Host == "" || strings.HasSuffix(cfg.Issuer, "/") || u.RawQuery != "" || u.Fragment != "":
 		return nil, errors.New("issuer: an https URL without query, fragment and final slash is needed (RFC 8414 section 2)")
+	case strings.ContainsAny(u.EscapedPath(), ":*%"): // they mean something in routes
+		return nil, errors.New("issuer: its path has to be of letters, digits, slashes and hyphens")
 	case b == nil || cfg.Keys == nil || cfg.Log == nil || cfg.Now == nil || cfg.Metrics == nil || cfg.IssuerHealth == nil || cfg.Operations == nil:
 		return nil, errors.New("api: a collaborator is missing")
 	}
 	cfg.Limits.defaults()
+	if cfg.DetailsTypes == nil {
+		cfg.DetailsTypes = []string{} // null is no list
+	}
 	s := &Server{
 		cfg: cfg, broker: b, log: cfg.Log, now: cfg.Now, slots: make(chan struct{}, cfg.Limits.Concurrency),
 		clients:   newRates(cfg.Limits.ClientRate, cfg.Limits.ClientBurst),
@@ -172,16 +180,16 @@ func (s *Server) Public() http.Handler {
 	g.POST("/oauth2/token", s.limited(s.token))
 	g.POST("/oauth2/revoke", s.limited(s.revoke))
 	g.POST("/oauth2/introspect", s.limited(s.introspect))
-	g.GET("/oauth2/jwks", s.limited(s.jwks))
+	get(g.Match, "/oauth2/jwks", s.limited(s.jwks))
 	// RFC 8414 section 3.1 puts the issuer's path behind the well-known one;
 	// OpenID Connect Discovery section 4 before it. Both are found.
-	e.GET("/.well-known/oauth-authorization-server"+base, s.limited(s.serveMetadata(false)))
-	e.GET("/.well-known/openid-configuration"+base, s.limited(s.serveMetadata(true)))
+	get(e.Match, "/.well-known/oauth-authorization-server"+base, s.limited(s.serveMetadata(false)))
+	get(e.Match, "/.well-known/openid-configuration"+base, s.limited(s.serveMetadata(true)))
 	if base != "" {
-		g.GET("/.well-known/openid-configuration", s.limited(s.serveMetadata(true)))
+		get(g.Match, "/.well-known/openid-configuration", s.limited(s.serveMetadata(true)))
 	}
-	e.GET("/livez", s.live)
-	e.GET("/readyz", s.ready(false))
+	get(e.Match, "/livez", s.live)
+	get(e.Match, "/readyz", s.ready(false))
 	return e
 }
 
@@ -189,9 +197,9 @@ func (s *Server) Public() http.Handler {
 // metrics.
 func (s *Server) Ops() http.Handler {
 	e := s.echo()
-	e.GET("/livez", s.live)
-	e.GET("/readyz", s.ready(true))
-	e.GET("/metrics", echo.WrapHandler(s.cfg.Metrics.Handler()))
+	get(e.Match, "/livez", s.live)
+	get(e.Match, "/readyz", s.ready(true))
+	get(e.Match, "/metrics", echo.WrapHandler(s.cfg.Metrics.Handler()))
 	return e
 }
 
@@ -200,11 +208,16 @@ func (s *Server) Ops() http.Handler {
 func (s *Server) Local() http.Handler {
 	e := s.echo()
 	e.POST("/admin/v1/revocations", s.adminRevoke)
-	e.GET("/admin/v1/status", s.ready(true))
-	e.GET("/admin/v1/keys", s.adminKeys)
+	get(e.Match, "/admin/v1/status", s.ready(true))
+	get(e.Match, "/admin/v1/keys", s.adminKeys)
 	e.POST("/admin/v1/keys", s.adminRotate)
 	e.POST("/admin/v1/client-secrets", s.adminClientSecret)
 	return e
+}
+
+// get adds a route for GET, and with it HEAD (RFC 9110 section 9.1).
+func get(match func([]string, string, echo.HandlerFunc, ...echo.MiddlewareFunc) []*echo.Route, path string, h echo.HandlerFunc) {
+	match([]string{http.MethodGet, http.MethodHead}, path, h)
 }
 
 func (s *Server) echo() *echo.Echo {
@@ -262,6 +275,7 @@ func (s *Server) around(next echo.HandlerFunc) echo.HandlerFunc {
 		_, _ = rand.Read(id[:]) // never fails
 		h.Set(requestIDHeader, hex.EncodeToString(id[:]))
 		h.Set("Cache-Control", "no-store")
+		h.Set("Pragma", "no-cache") // RFC 6749 section 5.1 wants both
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 		h.Set("Referrer-Policy", "no-referrer")
@@ -279,8 +293,8 @@ func (s *Server) around(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		defer func() {
 			if p := recover(); p != nil {
-				s.log.ErrorContext(r.Context(), "panic", "value", p, "request", requestID(c), "stack", string(debug.Stack()))
-				err = s.fail(c, tokenEndpoint, errors.New("panic"))
+				s.log.ErrorContext(r.Context(), "panic", "value", panicked(p), "request", requestID(c), "stack", string(debug.Stack()))
+				err = s.fail(c, errors.New("panic"))
 			}
 			if err != nil {
 				s.httpError(err, c)
@@ -297,6 +311,15 @@ func (s *Server) around(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
+// panicked is what of a panic may be logged: what the runtime says, or else no
+// more than the type of what was thrown, whose text may hold anything.
+func panicked(p any) string {
+	if slip, ok := p.(runtime.Error); ok {
+		return slip.Error()
+	}
+	return fmt.Sprintf("%T", p)
+}
+
 const traceKey = "trace"
 
 func requestID(c echo.Context) string { return c.Response().Header().Get(requestIDHeader) }
@@ -306,35 +329,8 @@ func traceID(c echo.Context) string {
 	return id
 }
 
-// limited holds a handler to the rate of an address and to the number of
-// requests at a time.
-func (s *Server) limited(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		if wait, ok := s.addresses.take(addressKey(c.RealIP()), s.now()); !ok {
-			return s.fail(c, tokenEndpoint, limited(wait))
-		}
-		select {
-		case s.slots <- struct{}{}:
-			defer func() { <-s.slots }()
-			return next(c)
-		default:
-			e := broker.Fail(broker.Unavailable, errors.New("too many requests at a time"), "the server is busy; try again")
-			e.RetryAfter = time.Second
-			return s.fail(c, tokenEndpoint, e)
-		}
-	}
-}
-
-// addressKey is what an address counts as: of IPv6 the network of a subscriber.
-func addressKey(ip string) string {
-	if a := net.ParseIP(ip); a != nil && a.To4() == nil {
-		return a.Mask(net.CIDRMask(64, 128)).String()
-	}
-	return ip
-}
-
 // refuse records a request that did not come to an exchange, and answers it.
-func (s *Server) refuse(c echo.Context, at endpoint, r *broker.ExchangeRequest, err error) error {
+func (s *Server) refuse(c echo.Context, r *broker.ExchangeRequest, err error) error {
 	e := (*broker.Error)(nil)
 	if errors.As(err, &e) && e.Code != broker.Limited {
 		r.RequestID, r.Trace = requestID(c), traceID(c)
@@ -344,15 +340,15 @@ func (s *Server) refuse(c echo.Context, at endpoint, r *broker.ExchangeRequest, 
 		}
 		s.broker.Refuse(c.Request().Context(), r, id, err)
 	}
-	return s.fail(c, at, err)
+	return s.fail(c, err)
 }
 
 // fail answers an error, and logs what the caller is not told.
-func (s *Server) fail(c echo.Context, at endpoint, err error) error {
+func (s *Server) fail(c echo.Context, err error) error {
 	if errors.Is(err, errTooLarge) {
 		return s.answer(c, problem{Error: "invalid_request", Description: "the body is too large", status: http.StatusRequestEntityTooLarge})
 	}
-	p := toProblem(at, err)
+	p := toProblem(endpointOf(c), err)
 	level := slog.LevelWarn
 	if p.status >= http.StatusInternalServerError {
 		level = slog.LevelError

@@ -3,10 +3,10 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -21,14 +21,15 @@ import (
 func (s *Server) revoke(c echo.Context) error {
 	client, form, err := s.authenticated(c)
 	if err != nil {
-		return s.fail(c, revocationEndpoint, err)
+		return s.fail(c, err)
 	}
 	token := form.Get("token")
 	if token == "" {
-		return s.fail(c, revocationEndpoint, bad("token is missing"))
+		return s.fail(c, bad("token is missing"))
 	}
-	if err := s.broker.RevokeToken(c.Request().Context(), client, secret.New(token), requestID(c)); err != nil {
-		return s.fail(c, revocationEndpoint, err)
+	err = s.broker.RevokeToken(c.Request().Context(), client, secret.New(token), requestID(c))
+	if err != nil && broker.CodeOf(err) != broker.BadToken { // what is no token is nothing to revoke (RFC 7009 section 2.2)
+		return s.fail(c, err)
 	}
 	return c.NoContent(http.StatusOK)
 }
@@ -38,7 +39,7 @@ func (s *Server) revoke(c echo.Context) error {
 func (s *Server) introspect(c echo.Context) error {
 	client, form, err := s.authenticated(c)
 	if err != nil {
-		return s.fail(c, introspectionEndpoint, err)
+		return s.fail(c, err)
 	}
 	consume := false
 	switch form.Get("consume") {
@@ -46,15 +47,18 @@ func (s *Server) introspect(c echo.Context) error {
 	case "true":
 		consume = true
 	default:
-		return s.fail(c, introspectionEndpoint, bad("consume is true or false"))
+		return s.fail(c, bad("consume is true or false"))
 	}
 	token := form.Get("token")
 	if token == "" {
-		return s.fail(c, introspectionEndpoint, bad("token is missing"))
+		return s.fail(c, bad("token is missing"))
 	}
 	i, err := s.broker.Introspect(c.Request().Context(), client, secret.New(token), consume, requestID(c))
+	if broker.CodeOf(err) == broker.BadToken {
+		return c.JSON(http.StatusOK, inactive{})
+	}
 	if err != nil {
-		return s.fail(c, introspectionEndpoint, err)
+		return s.fail(c, err)
 	}
 	if !i.Active {
 		return c.JSON(http.StatusOK, inactive{})
@@ -115,8 +119,15 @@ func (s *Server) authenticated(c echo.Context) (*broker.Client, url.Values, erro
 
 // jwks serves our public keys.
 func (s *Server) jwks(c echo.Context) error {
-	c.Response().Header().Set("Cache-Control", "public, max-age=300")
+	mayBeCached(c)
 	return c.Blob(http.StatusOK, "application/jwk-set+json", s.cfg.Keys.JWKS())
+}
+
+// mayBeCached marks an answer as the same for everybody, and for a while.
+func mayBeCached(c echo.Context) {
+	h := c.Response().Header()
+	h.Set("Cache-Control", "public, max-age=300")
+	h.Del("Pragma")
 }
 
 // metadata is RFC 8414 section 2, and OpenID Connect Discovery section 3 for
@@ -163,7 +174,7 @@ func (s *Server) newMetadata(openID bool) metadata {
 
 func (s *Server) serveMetadata(openID bool) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		c.Response().Header().Set("Cache-Control", "public, max-age=300")
+		mayBeCached(c)
 		return c.JSON(http.StatusOK, s.newMetadata(openID))
 	}
 }
@@ -198,14 +209,39 @@ type details struct {
 	Problem string `json:"policy_problem,omitempty"`
 }
 
+// statusFor is how long the public listener repeats what it has learnt of the
+// broker: a stranger cannot have the store and every upstream asked at will.
+const statusFor = time.Second
+
+// lastStatus is what the public listener was told last.
+type lastStatus struct {
+	mu     sync.Mutex
+	at     time.Time
+	status broker.Status
+}
+
+// status asks the broker how it is. What is repeated to others does not depend on
+// whether the caller who made us ask has gone away.
+func (s *Server) status(ctx context.Context, fresh bool) broker.Status {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if fresh {
+		return s.broker.Status(ctx)
+	}
+	s.last.mu.Lock()
+	defer s.last.mu.Unlock()
+	if now := s.now(); s.last.at.IsZero() || now.Sub(s.last.at).Abs() >= statusFor {
+		s.last.at, s.last.status = now, s.broker.Status(ctx)
+	}
+	return s.last.status
+}
+
 // ready says whether requests can be served, and what is missing. An upstream or
 // issuer that is down is reported and does not make the server unready: the
 // others can still be served.
 func (s *Server) ready(full bool) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		ctx, cancel := context.WithTimeout(c.Request().Context(), 2*time.Second)
-		defer cancel()
-		st := s.broker.Status(ctx)
+		st := s.status(c.Request().Context(), full)
 		out := readiness{Missing: []string{}}
 		if s.draining.Load() {
 			out.Missing = append(out.Missing, "shutting down")
@@ -245,24 +281,24 @@ type revocationRequest struct {
 func (s *Server) adminRevoke(c echo.Context) error {
 	var in revocationRequest
 	if err := readJSON(c, &in); err != nil {
-		return s.fail(c, adminEndpoint, err)
+		return s.fail(c, err)
 	}
 	got, err := s.broker.Revoke(c.Request().Context(), broker.Revocation{
 		Selector: in.Selector, Reason: in.Reason, Operator: operator(c), RequestID: requestID(c),
 	})
 	if err != nil {
-		return s.fail(c, adminEndpoint, err)
+		return s.fail(c, err)
 	}
 	return c.JSON(http.StatusCreated, got)
 }
 
 func readJSON(c echo.Context, into any) error {
-	if kind := c.Request().Header.Get("Content-Type"); !strings.HasPrefix(kind, "application/json") {
+	if !hasType(c.Request(), "application/json") {
 		return bad("the body has to be application/json")
 	}
-	body, err := io.ReadAll(c.Request().Body)
+	body, err := readBody(c.Request())
 	if err != nil {
-		return bad("the body could not be read")
+		return err
 	}
 	if err := strictjson.Decode(body, into); err != nil {
 		return bad(err.Error())

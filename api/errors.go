@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -33,6 +34,19 @@ const (
 	adminEndpoint
 )
 
+// endpointOf returns the endpoint that a request is for, by its route.
+func endpointOf(c echo.Context) endpoint {
+	switch route := c.Path(); {
+	case strings.HasSuffix(route, "/oauth2/revoke"):
+		return revocationEndpoint
+	case strings.HasSuffix(route, "/oauth2/introspect"):
+		return introspectionEndpoint
+	case strings.HasPrefix(route, "/admin/"):
+		return adminEndpoint
+	}
+	return tokenEndpoint
+}
+
 // row is what a code becomes at each endpoint.
 type row struct {
 	name   string // the OAuth error
@@ -46,8 +60,8 @@ var table = map[broker.Code]row{
 	broker.BadClient:  {"invalid_client", [4]int{401, 401, 401, 401}},
 	// RFC 8693 section 2.2.2: a refused subject token is invalid_request. What is
 	// no token is nothing to revoke (RFC 7009 section 2.2) and inactive (RFC 7662
-	// section 2.2); the broker answers both without an error.
-	broker.BadToken:      {"invalid_request", [4]int{400, 200, 200, 401}},
+	// section 2.2): those endpoints answer 200, and do not come here with it.
+	broker.BadToken:      {"invalid_request", [4]int{400, 400, 400, 401}},
 	broker.BadScope:      {"invalid_scope", [4]int{400, 400, 400, 403}},
 	broker.BadTarget:     {"invalid_target", [4]int{400, 400, 400, 404}}, // RFC 8707 section 2
 	broker.BadDetails:    {"invalid_authorization_details", [4]int{400, 400, 400, 400}},
@@ -74,10 +88,31 @@ func toProblem(at endpoint, err error) problem {
 	if !known {
 		return problem{Error: "server_error", status: internalStatus[at]}
 	}
-	return problem{
-		Error: r.name, Description: e.Public, URL: e.URL, status: r.status[at],
+	p := problem{
+		Error: r.name, Description: describe(e.Public), URL: e.URL, status: r.status[at],
 		retryAfter: e.RetryAfter, challenge: e.Code == broker.BadClient,
 	}
+	if e.Code == broker.Limited || e.Code == broker.Unavailable { // never without a time
+		p.retryAfter = max(p.retryAfter, time.Second)
+	}
+	return p
+}
+
+// describe keeps a text to what error_description may hold: printable ASCII
+// without quotation mark and backslash (RFC 6749 section 5.2). Some texts repeat a
+// piece of what the caller sent.
+func describe(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '"':
+			return '\''
+		case r == '\\':
+			return '/'
+		case r < ' ' || r > '~':
+			return '?'
+		}
+		return r
+	}, text)
 }
 
 // unsupportedGrantType has no code: the broker never sees it.

@@ -42,11 +42,11 @@ func (s *Server) adminRotate(c echo.Context) error {
 		AtOnce bool `json:"at_once"`
 	}
 	if err := readJSON(c, &in); err != nil {
-		return s.fail(c, adminEndpoint, err)
+		return s.fail(c, err)
 	}
 	key, err := s.cfg.Operations.RotateKey(c.Request().Context(), operator(c), in.AtOnce)
 	if err != nil {
-		return s.fail(c, adminEndpoint, err)
+		return s.fail(c, err)
 	}
 	return c.JSON(http.StatusCreated, key)
 }

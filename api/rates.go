@@ -1,11 +1,18 @@
 package api
 
 import (
+	"bytes"
 	"container/list"
+	"errors"
+	"io"
+	"net"
 	"sync"
 	"time"
 
+	"github.com/labstack/echo/v4"
 	"golang.org/x/time/rate"
+
+	"github.com/stint-dev/stint/broker"
 )
 
 // rates holds many parties each to a rate. It remembers those seen last; one
@@ -53,4 +60,42 @@ func (r *rates) take(name string, now time.Time) (wait time.Duration, ok bool) {
 		return 0, true
 	}
 	return max(time.Duration(float64(time.Second)/float64(r.limit)), time.Second), false
+}
+
+// limited holds a handler to the rate of an address and to the number of
+// requests at a time. A request counts once its body is there: whoever sends it a
+// byte at a time holds up nobody else.
+func (s *Server) limited(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if wait, ok := s.addresses.take(addressKey(c.RealIP()), s.now()); !ok {
+			return s.fail(c, limited(wait))
+		}
+		body, err := readBody(c.Request())
+		if err != nil {
+			return s.fail(c, err)
+		}
+		c.Request().Body = io.NopCloser(bytes.NewReader(body))
+		select {
+		case s.slots <- struct{}{}:
+			defer func() { <-s.slots }()
+			return next(c)
+		default:
+			e := broker.Fail(broker.Unavailable, errors.New("too many requests at a time"), "the server is busy; try again")
+			e.RetryAfter = time.Second
+			return s.fail(c, e)
+		}
+	}
+}
+
+// addressKey is what an address counts as, however it is written: of IPv6 the
+// network of a subscriber.
+func addressKey(ip string) string {
+	a := net.ParseIP(ip)
+	switch {
+	case a == nil:
+		return ip
+	case a.To4() == nil:
+		return a.Mask(net.CIDRMask(64, 128)).String()
+	}
+	return a.String()
 }

@@ -126,6 +126,9 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 // on, for at most grace. ready is called once everything listens, with the
 // addresses.
 func (s *Server) Serve(ctx context.Context, l Listen, grace time.Duration, ready func(public, ops string)) error {
+	if err := l.Check(); err != nil {
+		return err
+	}
 	var listeners []net.Listener
 	closeAll := func() {
 		for _, in := range listeners {
@@ -165,6 +168,7 @@ func (s *Server) Serve(ctx context.Context, l Listen, grace time.Duration, ready
 	defer cancel()
 	for _, srv := range servers {
 		err = errors.Join(err, ignoreClosed(srv.Shutdown(stop)))
+		_ = srv.Close() // what did not end in time
 	}
 	return ignoreClosed(err)
 }

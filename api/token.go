@@ -32,19 +32,15 @@ func bad(text string) error { return broker.Fail(broker.BadRequest, nil, text) }
 // that may be, and empty ones as if they were absent (RFC 6749 section 3.2).
 func (s *Server) form(c echo.Context, repeatable ...string) (url.Values, error) {
 	r := c.Request()
-	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || kind != "application/x-www-form-urlencoded" || r.Header.Get("Content-Encoding") != "" {
+	if !hasType(r, "application/x-www-form-urlencoded") || r.Header.Get("Content-Encoding") != "" {
 		return nil, bad("the body has to be application/x-www-form-urlencoded")
 	}
 	if r.URL.RawQuery != "" {
 		return nil, bad("parameters belong into the body")
 	}
-	body, err := io.ReadAll(r.Body)
+	body, err := readBody(r)
 	if err != nil {
-		if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-			return nil, errTooLarge
-		}
-		return nil, bad("the body could not be read")
+		return nil, err
 	}
 	values, err := url.ParseQuery(string(body))
 	if err != nil {
@@ -53,7 +49,7 @@ func (s *Server) form(c echo.Context, repeatable ...string) (url.Values, error) 
 	for name, list := range values {
 		list = slices.DeleteFunc(list, func(v string) bool { return v == "" })
 		switch {
-		case !utf8.ValidString(name) || slices.ContainsFunc(list, func(v string) bool { return !utf8.ValidString(v) || strings.ContainsRune(v, 0) }):
+		case slices.ContainsFunc(append(list, name), func(v string) bool { return !utf8.ValidString(v) || strings.ContainsRune(v, 0) }):
 			return nil, bad("a parameter is not UTF-8 text")
 		case len(list) > 1 && !slices.Contains(repeatable, name):
 			return nil, bad("a parameter is repeated")
@@ -68,46 +64,85 @@ func (s *Server) form(c echo.Context, repeatable ...string) (url.Values, error) 
 	return values, nil
 }
 
+// hasType reports whether a request says, once, that its body is of a media type
+// in UTF-8.
+func hasType(r *http.Request, want string) bool {
+	given := r.Header["Content-Type"]
+	if len(given) != 1 {
+		return false
+	}
+	kind, params, err := mime.ParseMediaType(given[0])
+	charset, named := params["charset"]
+	return err == nil && kind == want && (!named || strings.EqualFold(charset, "utf-8"))
+}
+
+// readBody reads a request's body, which has been limited.
+func readBody(r *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(r.Body)
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return nil, errTooLarge
+	}
+	if err != nil {
+		return nil, bad("the body could not be read")
+	}
+	return body, nil
+}
+
 // errTooLarge is what a body beyond the limit comes to.
 var errTooLarge = errors.New("request body too large")
 
 // credentials reads how the client authenticates: RFC 6749 section 2.3, RFC 7523
 // section 2.2. More than one way in a request is an error.
 func credentials(r *http.Request, form url.Values) (broker.Credentials, error) {
-	var c broker.Credentials
-	ways := 0
-	if id, pass, ok := r.BasicAuth(); ok {
+	id, word := form.Get("client_id"), form.Get("client_secret")
+	assertion, kind := form.Get("client_assertion"), form.Get("client_assertion_type")
+	ways := len(r.Header["Authorization"])
+	if word != "" {
 		ways++
-		// RFC 6749 section 2.3.1: both are form-encoded before they are joined.
-		name, err1 := url.QueryUnescape(id)
-		word, err2 := url.QueryUnescape(pass)
-		if err1 != nil || err2 != nil {
-			return c, bad("the credentials in Authorization are not encoded")
-		}
-		c = broker.Credentials{Method: "client_secret_basic", ID: name, Secret: secret.New(word)}
-	} else if r.Header.Get("Authorization") != "" {
-		return c, bad("Authorization is not Basic")
 	}
-	if form.Get("client_secret") != "" {
+	if assertion != "" || kind != "" {
 		ways++
-		c = broker.Credentials{Method: "client_secret_post", ID: form.Get("client_id"), Secret: secret.New(form.Get("client_secret"))}
-	}
-	if form.Get("client_assertion") != "" || form.Get("client_assertion_type") != "" {
-		ways++
-		if form.Get("client_assertion_type") != assertionType || form.Get("client_assertion") == "" {
-			return c, bad("client_assertion and client_assertion_type go together, and the type is jwt-bearer")
-		}
-		c = broker.Credentials{Method: "private_key_jwt", ID: form.Get("client_id"), Assertion: secret.New(form.Get("client_assertion"))}
 	}
 	switch {
 	case ways > 1:
-		return c, bad("more than one way to authenticate")
-	case ways == 0:
-		return broker.Credentials{ID: form.Get("client_id")}, nil
-	case c.Method == "client_secret_basic" && form.Get("client_id") != "" && form.Get("client_id") != c.ID:
-		return c, bad("client_id is not that of the credentials")
+		return broker.Credentials{}, bad("more than one way to authenticate")
+	case len(r.Header["Authorization"]) > 0:
+		return basic(r, id)
+	case word != "":
+		return broker.Credentials{Method: "client_secret_post", ID: id, Secret: secret.New(word)}, nil
+	case (assertion == "") != (kind == ""):
+		return broker.Credentials{}, bad("client_assertion and client_assertion_type go together")
+	case kind != "" && kind != assertionType:
+		return broker.Credentials{}, badClient("client_assertion_type is not supported")
+	case assertion != "":
+		return broker.Credentials{Method: "private_key_jwt", ID: id, Assertion: secret.New(assertion)}, nil
 	}
-	return c, nil
+	return broker.Credentials{ID: id}, nil
+}
+
+// basic reads the Authorization header. Whoever tries to authenticate by it is
+// answered 401, whatever is wrong (RFC 6749 section 5.2).
+func basic(r *http.Request, id string) (broker.Credentials, error) {
+	user, pass, ok := r.BasicAuth()
+	if !ok {
+		return broker.Credentials{}, badClient("Authorization is not Basic")
+	}
+	// RFC 6749 section 2.3.1: both are form-encoded before they are joined.
+	name, err1 := url.QueryUnescape(user)
+	word, err2 := url.QueryUnescape(pass)
+	switch {
+	case err1 != nil || err2 != nil:
+		return broker.Credentials{}, badClient("the credentials in Authorization are not encoded")
+	case id != "" && id != name:
+		return broker.Credentials{}, bad("client_id is not that of the credentials")
+	}
+	return broker.Credentials{Method: "client_secret_basic", ID: name, Secret: secret.New(word)}, nil
+}
+
+// badClient is the error for credentials that cannot be read. The caller is told
+// no more than whoever has the wrong ones.
+func badClient(why string) error {
+	return broker.Fail(broker.BadClient, errors.New(why), "client authentication failed")
 }
 
 // exchangeRequest reads the form of a token request. Nothing else does.
@@ -130,28 +165,28 @@ func exchangeRequest(form url.Values) *broker.ExchangeRequest {
 func (s *Server) token(c echo.Context) error {
 	form, err := s.form(c, "resource", "audience") // RFC 8693 section 2.1
 	if err != nil {
-		return s.refuse(c, tokenEndpoint, &broker.ExchangeRequest{}, err)
+		return s.refuse(c, &broker.ExchangeRequest{}, err)
 	}
+	req := c.Request()
+	req.PostForm, req.Form = form, form
 	r := exchangeRequest(form)
 	r.RequestID, r.Trace, r.Address = requestID(c), traceID(c), c.RealIP()
 	switch r.GrantType {
 	case broker.TokenExchange, broker.ClientCredentials:
 	case "":
-		return s.refuse(c, tokenEndpoint, r, bad("grant_type is missing"))
+		return s.refuse(c, r, bad("grant_type is missing"))
 	default:
 		return s.answer(c, unsupportedGrantType)
 	}
 	if err := r.Check(); err != nil {
-		return s.refuse(c, tokenEndpoint, r, err)
+		return s.refuse(c, r, err)
 	}
 	t := &tokenSession{request: r, server: s}
-	req := c.Request()
-	req.PostForm, req.Form = form, form
 	if _, err := s.oauth.NewAccessRequest(req.Context(), req, t); err != nil {
 		if t.authenticated == nil { // an exchange records its own end
-			return s.refuse(c, tokenEndpoint, r, err)
+			return s.refuse(c, r, err)
 		}
-		return s.fail(c, tokenEndpoint, err)
+		return s.fail(c, err)
 	}
 	return writeIssued(c, t.issued, s.now())
 }

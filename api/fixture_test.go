@@ -1,0 +1,366 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stint-dev/stint/api"
+	"github.com/stint-dev/stint/audit"
+	"github.com/stint-dev/stint/broker"
+	"github.com/stint-dev/stint/internal/outbound"
+	"github.com/stint-dev/stint/internal/secret"
+	"github.com/stint-dev/stint/internal/store"
+	"github.com/stint-dev/stint/internal/strictyaml"
+	"github.com/stint-dev/stint/internal/token"
+	"github.com/stint-dev/stint/internal/vault"
+	"github.com/stint-dev/stint/providers/providertest"
+	"github.com/stint-dev/stint/scopes"
+)
+
+// The parts are the real ones, put together as the command does it: tokens with
+// real keys, the embedded store, the journal, a sealed file for secrets, a
+// compiled policy. Only upstreams are fakes, and the clock is moved by hand.
+
+// clock is a clock that tests move.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) move(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+// logs is what the server has logged.
+type logs struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logs) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// options are what a test wants otherwise.
+type options struct {
+	issuer string // ours; self if empty
+	limits api.Limits
+	listen func(*api.Listen)
+	wrap   func(api.Broker) api.Broker
+	config func(*api.Config)
+	grace  time.Duration
+}
+
+// world is a server with everything around it.
+type world struct {
+	testing.TB
+	self    string
+	dir     string
+	clock   *clock
+	logs    *logs
+	idp     *issuer
+	ci      *issuer
+	gateway *issuer // the client's keys
+	secret  secret.String
+	secrets vault.Store
+	store   *store.Embedded
+	journal *audit.Journal
+	events  *audit.Log
+	ring    *token.Ring
+	tokens  *token.Service
+	code    *troubled
+	db      documents
+	reg     *broker.Registry
+	b       *broker.Broker
+	server  *api.Server
+	problem string // of the policy
+
+	public, ops, socket string
+	http                *http.Client // of the public listener
+	local               *http.Client // of the socket
+	stop                func() error
+}
+
+func must[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// newWorld makes a server that serves.
+func newWorld(t testing.TB, o options) *world {
+	t.Helper()
+	if o.issuer == "" {
+		o.issuer = self
+	}
+	// Not t.TempDir: the path of a socket has about 100 bytes at most.
+	dir := must(os.MkdirTemp("", "stint"))(t)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	w := &world{
+		TB: t, self: o.issuer, dir: dir, logs: &logs{}, clock: &clock{now: time.Date(2030, 1, 2, 12, 0, 0, 0, time.UTC)},
+		idp: newIssuer(t, "https://idp.test"), ci: newIssuer(t, "https://ci.test"), gateway: newIssuer(t, "gateway"),
+	}
+	w.code = &troubled{Fake: providertest.NewFake("code", w.clock.Now)}
+	w.db = documents{providertest.NewFake("db", w.clock.Now)}
+	log := slog.New(slog.NewJSONHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	w.openSecrets(log)
+	w.openTokens()
+	w.openBroker(log, o)
+	w.serve(o)
+	return w
+}
+
+// signingKeys keeps the document of signing keys among the secrets.
+type signingKeys struct{ secrets vault.Store }
+
+// LoadKeys implements [token.KeyStore].
+func (k signingKeys) LoadKeys(ctx context.Context) (secret.String, int, error) {
+	f, version, err := k.secrets.Read(ctx, "keys/signing")
+	return f["document"], version, err
+}
+
+// SaveKeys implements [token.KeyStore].
+func (k signingKeys) SaveKeys(ctx context.Context, doc secret.String, version int) error {
+	_, err := k.secrets.Write(ctx, "keys/signing", vault.Fields{"document": doc}, version)
+	return err
+}
+
+func (w *world) openSecrets(log *slog.Logger) {
+	w.Helper()
+	file := vault.FileConfig{Path: filepath.Join(w.dir, "sealed"), Identity: filepath.Join(w.dir, "identity")}
+	if err := vault.Init(file); err != nil {
+		w.Fatal(err)
+	}
+	var err error
+	if w.secrets, _, err = vault.Open(vault.Config{Kind: vault.KindFile, File: &file}, vault.Deps{Log: log, Now: w.clock.Now}); err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() { _ = w.secrets.Close() })
+}
+
+func (w *world) openTokens() {
+	w.Helper()
+	var err error
+	w.ring, err = token.OpenRing(context.Background(), token.RingConfig{
+		Algorithm: "ES256", Overlap: 10 * time.Minute, Retain: time.Hour, Now: w.clock.Now,
+	}, signingKeys{w.secrets})
+	if err != nil {
+		w.Fatal(err)
+	}
+	keys := w.idp.jwks(w)
+	published := httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/idp" {
+			http.Error(out, "down", http.StatusInternalServerError)
+			return
+		}
+		_, _ = out.Write(keys)
+	}))
+	w.Cleanup(published.Close)
+	cfg := token.Config{
+		Self: w.self, Skew: 30 * time.Second, CacheSize: 64, Now: w.clock.Now,
+		Issuers: []token.Issuer{
+			{ID: w.idp.url, Algorithms: []string{"ES256"}, JWKSURI: published.URL + "/idp"},
+			{ID: w.ci.url, Algorithms: []string{"ES256"}, Types: map[string][]string{"jwt": {"JWT"}}, Claims: []string{"repository"}},
+			{ID: "https://down.test", Algorithms: []string{"ES256"}, JWKSURI: published.URL + "/down"},
+		},
+		IssuerKeys: map[string][]byte{w.ci.url: w.ci.jwks(w)},
+		Clients:    map[string]token.ClientKeys{"gateway": {JWKS: w.gateway.jwks(w)}},
+	}
+	if w.tokens, err = token.New(cfg, w.ring, outbound.New(outbound.Policy{Hosts: []string{"127.0.0.1"}})); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func decode(t testing.TB, text string, v any) {
+	t.Helper()
+	if err := strictyaml.Decode("test.yaml", []byte(text), v); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// policy compiles mappings.
+func (w *world) policy(texts ...string) *scopes.Policy {
+	w.Helper()
+	var all []*scopes.Mapping
+	for _, text := range texts {
+		m := &scopes.Mapping{Content: [][]byte{[]byte(text)}}
+		decode(w, text, m)
+		all = append(all, m)
+	}
+	return must(scopes.Compile(all, w.reg.World()))(w)
+}
+
+func (w *world) openBroker(log *slog.Logger, o options) {
+	w.Helper()
+	ctx := context.Background()
+	clientKey := []byte(must(vault.Key(ctx, w.secrets, vault.PathClientSecrets))(w).Reveal())
+	made, hash := broker.NewClientSecret(clientKey)
+	w.secret = made
+	var in struct {
+		Issuers []*broker.Issuer `yaml:"issuers"`
+		Agents  []*broker.Agent  `yaml:"agents"`
+		Clients []*broker.Client `yaml:"clients"`
+	}
+	decode(w, strings.NewReplacer("HASH", `"`+hash+`"`, self, w.self).Replace(registryYAML), &in)
+	w.reg = must(broker.NewRegistry(w.self, in.Clients, in.Agents, in.Issuers, map[string]broker.Provider{"code": w.code, "db": w.db}))(w)
+	w.store = must(store.OpenEmbedded(filepath.Join(w.dir, "store.db"), w.clock.Now))(w)
+	w.Cleanup(func() { _ = w.store.Close() })
+	w.journal = must(audit.OpenJournal(audit.JournalConfig{Dir: filepath.Join(w.dir, "journal"), SegmentSize: 2 * audit.MaxFrame}))(w)
+	w.Cleanup(func() { _ = w.journal.Close() })
+	sealer := must(vault.NewSealer(ctx, w.secrets, w.clock.Now))(w)
+	subjects := must(store.OpenSubjectKeys(filepath.Join(w.dir, "subjects.db"), sealer))(w)
+	w.Cleanup(func() { _ = subjects.Close() })
+	indexKey := must(vault.Key(ctx, w.secrets, vault.PathAuditIndex))(w)
+	w.events = must(audit.NewLog(audit.LogConfig{Replica: "r1", IndexKey: []byte(indexKey.Reveal()), Now: w.clock.Now}, w.journal, subjects))(w)
+	metrics := api.NewMetrics("test", func(ctx context.Context) broker.Status { return w.b.Status(ctx) })
+	w.b = must(broker.New(broker.Config{
+		Replica: "r1", TokenLifetime: 5 * time.Minute, CredentialLifetime: 15 * time.Minute, Skew: 30 * time.Second,
+		MaxStaleness: 2 * time.Second, MaxClockOffset: time.Second, MintTimeout: 5 * time.Second, RevokeTimeout: 5 * time.Second,
+		ClientSecretKey: clientKey,
+	}, broker.Deps{
+		Tokens: w.tokens, Feed: w.store, Anchor: vault.NewAnchor(w.secrets), Ledger: w.store, Once: w.store, Sessions: w.store,
+		Recorder: metrics.Counting(w.events), Sealer: sealer, Judge: broker.NewJudge(w.reg, w.policy(strings.ReplaceAll(filesYAML, `"`+self+`"`, `"`+w.self+`"`), apiYAML)), Log: log, Now: w.clock.Now,
+	}))(w)
+	if err := w.b.Start(ctx); err != nil {
+		w.Fatal(err)
+	}
+	cfg := api.Config{
+		Issuer: w.self, Limits: o.limits, Keys: w.ring, DetailsTypes: []string{"fake", broker.ToolCall}, IssuerHealth: w.tokens.Ready,
+		Operations: w, Metrics: metrics, Log: log, Now: w.clock.Now,
+	}
+	if o.config != nil {
+		o.config(&cfg)
+	}
+	var b api.Broker = w.b
+	if o.wrap != nil {
+		b = o.wrap(b)
+	}
+	w.server = must(api.New(cfg, b))(w)
+}
+
+// serve runs the broker and serves until the test ends, or stop is called.
+func (w *world) serve(o options) {
+	w.Helper()
+	background, cancel := context.WithCancel(context.Background())
+	brokerDone := make(chan struct{})
+	go func() { defer close(brokerDone); w.b.Run(background) }()
+	w.Cleanup(func() { cancel(); <-brokerDone })
+	l := api.Listen{Address: "127.0.0.1:0", Ops: "127.0.0.1:0", Socket: filepath.Join(w.dir, "s")}
+	if o.listen != nil {
+		o.listen(&l)
+	}
+	if o.grace == 0 {
+		o.grace = 5 * time.Second
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ready, served := make(chan struct{}), make(chan error, 1)
+	go func() {
+		served <- w.server.Serve(ctx, l, o.grace, func(public, ops string) {
+			w.public, w.ops, w.socket = public, ops, l.Socket
+			close(ready)
+		})
+	}()
+	select {
+	case <-ready:
+	case err := <-served:
+		stop()
+		w.Fatal(err)
+	}
+	w.http = &http.Client{Transport: &http.Transport{DisableCompression: true}, Timeout: 30 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	w.local = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", w.socket)
+	}}}
+	w.stop = sync.OnceValue(func() error {
+		w.http.CloseIdleConnections()
+		w.local.CloseIdleConnections()
+		stop()
+		return <-served
+	})
+	w.Cleanup(func() { _ = w.stop() })
+}
+
+// SigningKeys implements [api.Operations].
+func (w *world) SigningKeys() (out []api.SigningKey) {
+	for _, k := range w.ring.Keys() {
+		out = append(out, api.SigningKey(k))
+	}
+	return out
+}
+
+// RotateKey implements [api.Operations].
+func (w *world) RotateKey(ctx context.Context, operator string, atOnce bool) (api.SigningKey, error) {
+	k, err := w.ring.Rotate(ctx, atOnce)
+	e := &audit.Event{Kind: audit.KindKey, Outcome: audit.Done, Party: audit.Party{Operator: operator}, Change: &audit.Change{What: "signing key", After: k.ID}}
+	return api.SigningKey(k), errors.Join(err, w.events.Record(ctx, e, audit.Personal{}))
+}
+
+// NewClientSecret implements [api.Operations].
+func (w *world) NewClientSecret() (secret.String, string) { return w.b.NewClientSecret() }
+
+// PolicyProblem implements [api.Operations].
+func (w *world) PolicyProblem() string { return w.problem }
+
+var _ api.Operations = (*world)(nil)
+
+// settle waits until the broker is current by a clock that was moved.
+func (w *world) settle() {
+	w.Helper()
+	eventually(w, "the broker is current", func() bool { return w.b.Status(context.Background()).Current })
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("did not come to be: %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// journalled returns everything that the journal holds, as text.
+func (w *world) journalled() string {
+	w.Helper()
+	var b strings.Builder
+	err := audit.ReadJournal(filepath.Join(w.dir, "journal"), 1, func(f audit.Frame, _ uint64) error {
+		fmt.Fprintf(&b, "%s\n", f.Payload)
+		return nil
+	})
+	if err != nil {
+		w.Fatal(err)
+	}
+	return b.String()
+}
