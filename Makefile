@@ -1,7 +1,6 @@
 # What can be done here: make help.
 
 GO       ?= go
-NODE_DIR := interop
 
 # Pinned, so that everybody runs the same.
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
@@ -51,10 +50,10 @@ servers: # what tests start, if it is not there
 	@./scripts/servers.sh redis-server postgresql nodejs
 
 node: # the clients that others wrote
-	@cd $(NODE_DIR) && { [ -d node_modules ] && [ node_modules -nt package-lock.json ] || npm ci --no-audit --no-fund --silent; touch node_modules; }
+	@./scripts/node.sh
 
 clean: ## remove what was built
-	rm -rf bin build $(NODE_DIR)/node_modules
+	rm -rf bin build interop/node_modules
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -47,7 +47,8 @@ type Token struct {
 	Audience []string
 	// ID is the jti, empty if there is none.
 	ID string
-	// ClientID is client_id, else azp, else empty.
+	// ClientID is client_id, else azp, else the only audience of an ID token, else
+	// empty.
 	ClientID  string
 	SessionID string // sid
 	IssuedAt  time.Time

@@ -46,7 +46,8 @@ func (r *Registry) agent(t *Token) (string, error) {
 		return t.Stint.Agent, nil // the client was left out of the token by impersonation
 	}
 	name := r.agentOf(t)
-	if name == "" && (t.ClientID != "" || len(t.Actors) > 0) && !t.Ours {
+	// An ID token was issued to somebody, also if it does not say to which of several.
+	if name == "" && (t.ClientID != "" || len(t.Actors) > 0 || t.Use == IDToken) && !t.Ours {
 		if i := r.Issuers[t.Issuer]; !i.AnyAgent {
 			return "", refused("subject token", "issued to %q at %s, which no agent or client names", printable(t.ClientID), t.Issuer)
 		}

@@ -127,7 +127,8 @@ func newWorld(t *testing.T) *world {
 // findNode returns node, with the packages installed.
 func findNode(t *testing.T) string {
 	t.Helper()
-	node := testbed.Find(t, "install Node.js 20.19 or newer", "node")
+	// What `make node` installed, where the machine has none that is new enough.
+	node := testbed.Find(t, "install Node.js 20.19 or newer", "./node_modules/.newer/node", "node")
 	out, err := exec.Command(node, "--version").Output()
 	var major, minor int
 	if _, scan := fmt.Sscanf(string(out), "v%d.%d", &major, &minor); err != nil || scan != nil || major < 20 || major == 20 && minor < 19 {
@@ -313,7 +314,7 @@ scopes:
   orders:read: {access: read, forward: {"{{.API}}": [orders:read]}}
 rules:
   - allow: [orders:read]
-    to: {groups: [engineering], clients: [desktop]}
+    to: {groups: [engineering], agents: [desktop]}
 `
 
 const apiMapping = `resource: {{.API}}

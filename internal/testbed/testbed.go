@@ -30,7 +30,7 @@ func Find(t testing.TB, hint string, names ...string) string {
 			return path
 		}
 	}
-	Missing(t, fmt.Sprintf("%s is not installed: %s", names[0], hint))
+	Missing(t, fmt.Sprintf("%s is not installed: %s", names[len(names)-1], hint))
 	return ""
 }
 

@@ -290,6 +290,9 @@ func (i *issuer) verify(ctx context.Context, t *jws, p *payload) (state uint64, 
 	if len(p.Audience) == 0 {
 		return 0, errors.New("no audience")
 	}
+	if use == broker.IDToken && p.ClientID == "" && len(p.Audience) == 1 {
+		p.ClientID = p.Audience[0] // the client it was issued to (OpenID Connect Core section 2)
+	}
 	// An issuer speaks of its own: it cannot say that somebody else's software acts.
 	for n := range p.Actors {
 		if a := &p.Actors[n]; a.Issuer == "" {

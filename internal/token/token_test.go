@@ -377,6 +377,17 @@ func TestWhatATokenIsGoesByItsType(t *testing.T) {
 	if _, err := w.verify(w.compact(header(map[string]any{"typ": "ci+jwt"}), claims(now, map[string]any{"c_hash": "n"}))); err == nil {
 		t.Error("an ID token passes for another")
 	}
+	// Without azp, an ID token's only audience is the client it was issued to, and so
+	// is held to that client's ceiling. An access token's audience is no client.
+	for typ, want := range map[string]string{"JWT": "desktop-at-idp", "at+jwt": ""} {
+		got, err := w.verify(w.compact(header(map[string]any{"typ": typ}), claims(now, map[string]any{"client_id": nil, "aud": "desktop-at-idp"})))
+		if err != nil || got.ClientID != want {
+			t.Errorf("typ %s for one audience: client %q, %v", typ, got.ClientID, err)
+		}
+	}
+	if got, err := w.verify(w.compact(header(map[string]any{"typ": "JWT"}), claims(now, map[string]any{"client_id": nil, "aud": []string{"a", "b"}}))); err != nil || got.ClientID != "" {
+		t.Error("an ID token for two:", got, err)
+	}
 }
 
 func TestClaimsOfOtherNames(t *testing.T) {
