@@ -136,7 +136,7 @@ func oneLine(text string) string { return strings.ReplaceAll(strings.TrimSpace(t
 
 func takeApart(err error) (out []mistake) {
 	var several interface{ Unwrap() []error }
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // it is unwrapped one by one below
 	case nil:
 	case strictyaml.Errors:
 		for _, one := range e {

@@ -36,7 +36,7 @@ type attempt struct {
 // cookie ties the form to the browser: another one, which was shown the address,
 // cannot sign in here as somebody else.
 func (a *attempt) cookie() *http.Cookie {
-	return &http.Cookie{
+	return &http.Cookie{ //nolint:gosec // not Secure: this provider is plain HTTP on loopback
 		Name: signInCookie, Value: a.browser, Path: signInPath, MaxAge: int(signInTime.Seconds()),
 		HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	}

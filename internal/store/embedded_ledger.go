@@ -118,7 +118,7 @@ func (e *Embedded) Update(ctx context.Context, l *broker.Lease) error {
 				return err
 			}
 			if refused = mayReplace(was, l, keys); refused != nil {
-				return nil
+				return nil //nolint:nilerr // the others of the group are written all the same
 			}
 			return errors.Join(putLease(tx, l, doc, now), sweepLeases(tx, now))
 		})

@@ -29,7 +29,6 @@ func offline(t testing.TB) broker.Provider {
 func TestResolve(t *testing.T) {
 	t.Parallel()
 	p := offline(t)
-	const everything = `"*"`
 	detail := func(entries ...string) map[string]any {
 		list := make([]any, len(entries))
 		for i, e := range entries {

@@ -365,8 +365,10 @@ CREATE FUNCTION stint.reap(p_lease text) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $f$
 DECLARE
 	v_name name := stint.role_name(p_lease);
-	v_role oid := stint.role_oid(v_name);
+	v_role oid;
 BEGIN
+	PERFORM FROM stint.lease l WHERE l.id = p_lease FOR UPDATE; -- first, as in revoke: else each waits for what the other has
+	v_role := stint.role_oid(v_name);
 	IF v_role IS NULL THEN
 		UPDATE stint.lease l SET dropped_at = clock_timestamp() WHERE l.id = p_lease AND l.dropped_at IS NULL AND l.revoked_at IS NOT NULL;
 		RETURN 'gone';
