@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -69,7 +70,7 @@ func newTelemetry(ctx context.Context, cfg *config.Config, log *slog.Logger) (*t
 		},
 		request: func(r *http.Request) (context.Context, string, func(int)) {
 			ctx := w3c.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
-			ctx, span := tracer.Start(ctx, r.Method+" "+r.URL.Path, trace.WithSpanKind(trace.SpanKindServer))
+			ctx, span := tracer.Start(ctx, spanName(r), trace.WithSpanKind(trace.SpanKindServer))
 			return ctx, span.SpanContext().TraceID().String(), func(status int) {
 				span.SetAttributes(attribute.Int("http.response.status_code", status))
 				span.End()
@@ -83,4 +84,14 @@ func newTelemetry(ctx context.Context, cfg *config.Config, log *slog.Logger) (*t
 			}
 		},
 	}, nil
+}
+
+// spanName names a request by its endpoint. What strangers make up has no name.
+func spanName(r *http.Request) string {
+	for _, e := range []string{"/oauth2/token", "/oauth2/revoke", "/oauth2/introspect", "/oauth2/jwks"} {
+		if strings.HasSuffix(r.URL.Path, e) && (r.Method == http.MethodPost || r.Method == http.MethodGet) {
+			return r.Method + " " + e
+		}
+	}
+	return "other"
 }
