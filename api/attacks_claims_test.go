@@ -51,16 +51,16 @@ func TestAttackTimes(t *testing.T) {
 		reason string
 		alsoBy bool // whether an assertion is refused for it, too
 	}{
-		"exp in milliseconds":        {map[string]any{"exp": now.Add(time.Hour).UnixMilli()}, "exp", true},
-		"exp negative":               {map[string]any{"exp": -1}, "exp", true},
-		"exp zero":                   {map[string]any{"exp": 0}, "exp", true},
-		"exp a text":                 {map[string]any{"exp": raw(`"1893589200"`)}, "exp", true},
-		"exp 1e300":                  {map[string]any{"exp": raw("1e300")}, "exp", true},
-		"exp with an exponent":       {map[string]any{"exp": raw("1.8935892e9")}, "exp", true},
-		"exp null":                   {map[string]any{"exp": raw("null")}, "exp", true},
-		"exp true":                   {map[string]any{"exp": true}, "exp", true},
-		"exp a list":                 {map[string]any{"exp": raw("[1893589200]")}, "exp", true},
-		"exp beyond 64 bits":         {map[string]any{"exp": raw("18446744073709551616")}, "exp", true},
+		"exp in milliseconds":        {map[string]any{"exp": now.Add(time.Hour).UnixMilli()}, "no time between 1970 and 9999", true},
+		"exp negative":               {map[string]any{"exp": -1}, "no time between 1970 and 9999", true},
+		"exp zero":                   {map[string]any{"exp": 0}, "no time between 1970 and 9999", true},
+		"exp a text":                 {map[string]any{"exp": raw(`"1893589200"`)}, "no number of seconds", true},
+		"exp 1e300":                  {map[string]any{"exp": raw("1e300")}, "no number of seconds", true},
+		"exp with an exponent":       {map[string]any{"exp": raw("1.8935892e9")}, "no number of seconds", true},
+		"exp null":                   {map[string]any{"exp": raw("null")}, "no number of seconds", true},
+		"exp true":                   {map[string]any{"exp": true}, "no number of seconds", true},
+		"exp a list":                 {map[string]any{"exp": raw("[1893589200]")}, "no number of seconds", true},
+		"exp beyond 64 bits":         {map[string]any{"exp": raw("18446744073709551616")}, "no number of seconds", true},
 		"no exp":                     {map[string]any{"exp": nil}, "no claim exp", true},
 		"exp in two years":           {map[string]any{"exp": now.Add(2 * 365 * 24 * time.Hour).Unix()}, "more than", true},
 		"exp at the end of the skew": {map[string]any{"exp": "-30s", "iat": "-1m"}, "expired", true},
@@ -157,7 +157,7 @@ func TestAttackTargets(t *testing.T) {
 	t.Parallel()
 	w := newTarget(t, options{})
 	badTarget := func(reason string) refusal { return refusal{400, "invalid_target", "unknown target", reason} }
-	reasons := map[string]string{"a space before": "no URI", "a backslash": "no URI", "no URI": "no absolute URI", "a fragment": "fragment", "another client's": "no target of client desktop", "an upstream": "no target of client desktop"}
+	reasons := map[string]string{"a space before": "no URI", "a backslash": "no URI", "no URI": "no absolute URI", "a fragment": "fragment", "userinfo": "names a user", "another client's": "no target of client desktop", "an upstream": "no target of client desktop"}
 	for name, resource := range map[string]string{
 		"a slash behind": mcp + "/", "in capitals": strings.ToUpper(mcp), "a capital": "https://Mcp.test/files", "a port": "https://mcp.test:443/files", "a prefix": "https://mcp.test",
 		"more behind": mcp + "/x", "escaped": "https://mcp.test/file%73", "dots": "https://mcp.test/x/../files", "userinfo": "https://x@mcp.test/files", "a query": mcp + "?x",
@@ -206,7 +206,7 @@ func TestAttackActs(t *testing.T) {
 		act    any
 		reason string
 	}{
-		"eleven of them":           {nested(11), "more than 10 actors"},
+		"eleven of them":           {nested(11), "act: more than 10 actors"},
 		"five hundred":             {raw(strings.Repeat(`{"sub":"x","act":`, 500) + "1" + strings.Repeat("}", 500)), "nested"},
 		"ten, and one more by us":  {nested(10), "a chain of more than 10 actors"},
 		"a text":                   {"desktop-at-idp", "act"},

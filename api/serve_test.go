@@ -216,7 +216,9 @@ func TestServeRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := good
 			c.change(&l)
-			err := w.server.Serve(context.Background(), l, time.Second, func(string, string) { t.Error("it listens") })
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // should it listen after all
+			defer cancel()
+			err := w.server.Serve(ctx, l, time.Second, func(string, string) { t.Error("it listens") })
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v", err)
 			}

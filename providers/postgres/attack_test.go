@@ -116,6 +116,11 @@ func testHolder(t *testing.T, pg *testbed.PostgresServer) {
 	}
 
 	t.Run("has as many sessions as it was given", func(t *testing.T) {
+		for try := 0; w.one(t, `SELECT count(*)::int FROM pg_stat_activity WHERE usename = $1`, l.user) != "1"; try++ {
+			if try == 200 { // those that were closed above take a moment to end
+				t.Fatal("sessions do not end")
+			}
+		}
 		for range 3 {
 			l.session(t)
 		}

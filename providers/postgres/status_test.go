@@ -67,10 +67,10 @@ func testLook(t *testing.T, pg *testbed.PostgresServer) {
 		if strings.Contains(fmt.Sprintf("%+v", s), alice) {
 			t.Error("it names the subject")
 		}
-		for set, state := range map[string]string{`not_after = now()`: "expired", `revoked_at = now()`: "revoked"} {
-			w.sql(t, `UPDATE stint.lease SET `+set)
-			if got := w.look(t).Leases[0].State; got != state {
-				t.Errorf("%s, after %s", got, set)
+		for _, c := range [][2]string{{"not_after = now()", "expired"}, {"revoked_at = now()", "revoked"}} {
+			w.sql(t, `UPDATE stint.lease SET `+c[0])
+			if got := w.look(t).Leases[0].State; got != c[1] {
+				t.Errorf("%s, after %s", got, c[0])
 			}
 		}
 		w.revoke(t, l.lease)
