@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"embed"
 	"errors"
@@ -34,7 +35,8 @@ machine, with a store and sealed secrets in files; --redis and --vault write the
 sections for these instead.
 
 For sealed secrets it makes the sealed file, the identity that opens it, and the secret
-of an example client, which is shown once. Neither file is ever replaced.`,
+of an example client, which is shown once. Neither file is ever replaced. With Vault the
+secret is made if --vault-role-id and --vault-secret-id say how to log in.`,
 		Example: "  stint init /etc/stint --issuer https://stint.example --trust https://idp.example\n" +
 			"  stint init --redis redis.example:6379 --vault https://vault.example:8200",
 		Args: cobra.MaximumNArgs(1),
@@ -58,19 +60,23 @@ of an example client, which is shown once. Neither file is ever replaced.`,
 	f.StringVar(&in.Trust, "trust", "https://idp.example", "the issuer (`URL`) whose tokens to trust, for instance the identity provider")
 	f.StringVar(&in.Redis, "redis", "", "keep state in Redis at `HOST:PORT`")
 	f.StringVar(&in.Vault, "vault", "", "keep secrets in the HashiCorp Vault at a `URL`")
+	f.StringVar(&in.RoleID, "vault-role-id", "", "the role `ID` that deploy/vault/setup.sh prints")
+	f.StringVar(&in.SecretID, "vault-secret-id", "", "a `reference` to the secret id: file:/PATH or env:NAME")
 	f.BoolVar(&in.force, "force", false, "replace files that exist; secrets are kept")
 	return c
 }
 
 // initInput is what the templates are filled with.
 type initInput struct {
-	Dir                string
-	Issuer, Trust      string
-	Redis, Vault       string
-	RoleID, SecretHash string
-	Resource, Target   string
-	force              bool
-	secret             secret.String
+	Dir              string
+	Issuer, Trust    string
+	Redis, Vault     string
+	RoleID, SecretID string
+	SecretHash       string
+	Resource, Target string
+	force            bool
+	login            bool // to Vault, is known
+	secret           secret.String
 }
 
 func (in *initInput) check() error {
@@ -83,9 +89,30 @@ func (in *initInput) check() error {
 	if _, _, err := net.SplitHostPort(in.Redis); in.Redis != "" && (err != nil || strings.ContainsAny(in.Redis, " \"'{}#\n\\")) {
 		return fmt.Errorf("--redis: %q is no address: write HOST:PORT", in.Redis)
 	}
+	if err := in.checkLogin(); err != nil {
+		return err
+	}
 	in.Issuer = strings.TrimSuffix(in.Issuer, "/")
 	in.Resource, in.Target = "https://mcp.example/notes", "https://api.example/notes"
-	in.RoleID = "00000000-0000-0000-0000-000000000000"
+	return nil
+}
+
+// checkLogin looks at how to log in to Vault. What was not said is written as
+// something to be filled in.
+func (in *initInput) checkLogin() error {
+	in.login = in.RoleID != "" && in.SecretID != ""
+	switch {
+	case in.RoleID == "" && in.SecretID == "":
+	case in.Vault == "":
+		return errors.New("--vault-role-id and --vault-secret-id go with --vault")
+	case strings.ContainsAny(in.RoleID+in.SecretID, " \"'{}[],#\n\\"):
+		return errors.New("--vault-role-id and --vault-secret-id: no spaces, quotes and brackets")
+	}
+	if in.SecretID != "" && !strings.HasPrefix(in.SecretID, "file:/") && !strings.HasPrefix(in.SecretID, "env:") {
+		return fmt.Errorf("--vault-secret-id: %q: write file:/PATH or env:NAME", in.SecretID)
+	}
+	in.RoleID = cmp.Or(in.RoleID, "00000000-0000-0000-0000-000000000000")
+	in.SecretID = cmp.Or(in.SecretID, "file:/run/secrets/stint-secret-id")
 	return nil
 }
 
@@ -123,10 +150,8 @@ func (in *initInput) write(ctx context.Context) (*initOutput, error) {
 	if err := in.folders(); err != nil {
 		return nil, err
 	}
-	if in.Vault == "" {
-		if err := in.seal(ctx, out); err != nil {
-			return nil, err
-		}
+	if err := in.seal(ctx, out); err != nil {
+		return nil, err
 	}
 	for _, name := range files {
 		data, err := in.content(name)
@@ -169,17 +194,25 @@ func (in *initInput) folders() error {
 
 // seal makes the sealed file, if there is none, and the example client's secret.
 func (in *initInput) seal(ctx context.Context, out *initOutput) error {
-	file := vault.FileConfig{Path: in.path("data/secrets.age"), Identity: in.path("private/identity")}
-	made := []string{file.Path, file.Identity}
-	switch err := vault.Init(file); {
-	case err == nil:
-		out.Files = append(out.Files, made...)
-	case errors.Is(err, fs.ErrExist):
-		out.Kept = made
-	default:
-		return err
+	if in.Vault != "" && !in.login {
+		return nil
 	}
-	cfg := &config.Config{Secrets: vault.Config{Kind: vault.KindFile, File: &file}}
+	cfg := &config.Config{Secrets: vault.Config{Kind: vault.KindVault, Vault: &vault.ServerConfig{
+		Address: in.Vault, Auth: vault.AuthConfig{Method: "approle", RoleID: in.RoleID, SecretID: in.SecretID},
+	}}}
+	if in.Vault == "" {
+		file := vault.FileConfig{Path: in.path("data/secrets.age"), Identity: in.path("private/identity")}
+		made := []string{file.Path, file.Identity}
+		switch err := vault.Init(file); {
+		case err == nil:
+			out.Files = append(out.Files, made...)
+		case errors.Is(err, fs.ErrExist):
+			out.Kept = made
+		default:
+			return err
+		}
+		cfg.Secrets = vault.Config{Kind: vault.KindFile, File: &file}
+	}
 	return withSecrets(cfg, func(s vault.Store) (err error) {
 		in.secret, in.SecretHash, err = makeSecret(ctx, s)
 		return err
@@ -221,9 +254,11 @@ func (out *initOutput) text(p *printer) {
 	in := out.in
 	file := in.path("stint.yaml")
 	say("In %s, name your issuer, your MCP server and its client; in %s, its policy.", file, in.path("mappings"))
-	if in.Vault != "" {
+	switch {
+	case in.login:
+	case in.Vault != "":
 		say("Run deploy/vault/setup.sh; put the role_id it prints into %s, and the secret_id into the file named there.", file)
-	} else {
+	default:
 		say("Keep a copy of %s elsewhere: without it the secrets are lost.", in.path("private/identity"))
 	}
 	if in.Redis != "" {

@@ -165,6 +165,9 @@ func TestInitRefusesWhatWouldNotBeAConfiguration(t *testing.T) {
 		"a Vault that is no URL":   {"--vault", "vault:8200"},
 		"a Redis without a port":   {"--redis", "redis.example"},
 		"a Redis that is YAML":     {"--redis", "x:1}\na: {b:1"},
+		"a login without a Vault":  {"--vault-role-id", "x"},
+		"a secret id in clear":     {"--vault", "https://vault.example", "--vault-secret-id", "5bd8e5b0"},
+		"a role id that is YAML":   {"--vault", "https://vault.example", "--vault-role-id", "x\n  a: b"},
 		"two folders":              {"a", "b"},
 		"a flag that is not there": {"--database", "x"},
 	} {
