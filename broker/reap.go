@@ -253,7 +253,9 @@ func (b *Broker) revokeUpstream(ctx context.Context, l *Lease) (Outcome, error) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.RevokeTimeout)
 	defer cancel()
-	return p.Revoke(ctx, RevokeLease{Lease: l.ID, Handle: handle, Expires: l.Expires})
+	return safely(func() (Outcome, error) {
+		return p.Revoke(ctx, RevokeLease{Lease: l.ID, Handle: handle, Expires: l.Expires})
+	})
 }
 
 func handleContext(l *Lease) string { return "lease " + l.ID + " at " + l.Provider }

@@ -147,7 +147,7 @@ func (x *exchange) mint(ctx context.Context, p Provider, l *Lease) (*Minted, err
 	}
 	answer := make(chan minting, 1)
 	go func() {
-		m, err := p.Mint(bounded, req)
+		m, err := safely(func() (*Minted, error) { return p.Mint(bounded, req) })
 		answer <- minting{m, err}
 		cancel() // not before: the answer counts, however close it was
 	}()
@@ -167,6 +167,18 @@ func (x *exchange) mint(ctx context.Context, p Provider, l *Lease) (*Minted, err
 		end(bounded.Err())
 		return nil, unavailable(fmt.Errorf("upstream %s did not answer in time: %w", l.Provider, bounded.Err()))
 	}
+}
+
+// safely calls a provider. One that panics has failed, and the process lives on: what
+// it may have done upstream is ended like everything whose answer is lost. What it
+// panicked with may hold a secret, and is not repeated.
+func safely[T any](call func() (T, error)) (out T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the provider panicked with a %T", p)
+		}
+	}()
+	return call()
 }
 
 // minted checks that a provider's answer is one. Of an error the code is kept;

@@ -167,6 +167,7 @@ func TestOverGrantsAreTakenBackAtOnce(t *testing.T) {
 		"no expiry is said":       func(u *upstream) { u.noExpiry = true },
 		"an error after the fact": func(u *upstream) { u.mintErr = errors.New("connection reset") },
 		"nothing is answered":     func(u *upstream) { u.nothing = true },
+		"a panic":                 func(u *upstream) { u.grants = func(grant.Grant) grant.Grant { panic("of the provider") } },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)

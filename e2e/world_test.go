@@ -37,6 +37,7 @@ type world struct {
 	PostgresPort                       int
 	Clients, LogLevel, Collector       string
 
+	t     *testing.T // what is started in a part of a test outlives it
 	redis *testbed.RedisServer
 	vault *testbed.VaultServer
 	pg    *testbed.PostgresServer
@@ -50,6 +51,8 @@ type world struct {
 // replica is one stint, which may be stopped and started.
 type replica struct {
 	*job
+	t *testing.T // of the world
+
 	Name, Addr, Ops, config, data, logs string
 }
 
@@ -66,7 +69,7 @@ func newWorld(t *testing.T, o options) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	w := &world{Dir: dir, LogLevel: o.level, Collector: o.collector, secrets: make(map[string]string), passwords: make(map[string]string)}
+	w := &world{t: t, Dir: dir, LogLevel: o.level, Collector: o.collector, secrets: make(map[string]string), passwords: make(map[string]string)}
 	if w.LogLevel == "" {
 		w.LogLevel = "info"
 	}
@@ -101,7 +104,7 @@ func newWorld(t *testing.T, o options) *world {
 func (w *world) replica(t *testing.T, name string) *replica {
 	t.Helper()
 	return &replica{
-		Name: name, Addr: address(t), Ops: address(t), config: filepath.Join(w.Dir, name+".yaml"),
+		t: t, Name: name, Addr: address(t), Ops: address(t), config: filepath.Join(w.Dir, name+".yaml"),
 		data: filepath.Join(w.Dir, name), logs: filepath.Join(w.Dir, name+".log"),
 	}
 }
@@ -109,7 +112,7 @@ func (w *world) replica(t *testing.T, name string) *replica {
 // start starts a replica and waits until it is ready.
 func (r *replica) start(t *testing.T) {
 	t.Helper()
-	r.job = launch(t, exec.Command(binary, "serve", "--config", r.config), r.logs)
+	r.job = launch(r.t, exec.Command(binary, "serve", "--config", r.config), r.logs)
 	r.await(t, r.logs, func() error { return okay("http://" + r.Addr + "/readyz") })
 }
 

@@ -61,6 +61,9 @@ func run(ctx context.Context, args []string) int {
 	if e := (*exitError)(nil); errors.As(err, &e) {
 		return e.code
 	}
+	if strings.HasPrefix(text, "unknown command") || strings.HasPrefix(text, "required flag") || strings.HasPrefix(text, "if any flags in the group") {
+		return exitUsage
+	}
 	return exitFailed
 }
 
@@ -97,7 +100,25 @@ What happened:          stint audit tail`,
 		newServe(g), newCheck(g), newInit(g), newExplain(g), newRevoke(g), newAudit(g), newKeys(g), newClient(g),
 		newProviders(g), newPostgres(g), newRecover(g), newSchema(g), newDemo(g), newDev(g), newVersion(g),
 	)
+	for _, c := range root.Commands() {
+		usageOfArgs(c)
+	}
 	return root
+}
+
+// usageOfArgs makes wrong arguments a mistake of the command line.
+func usageOfArgs(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return usage("%v; see %s --help", err, c.CommandPath())
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		usageOfArgs(sub)
+	}
 }
 
 func envOr(name, fallback string) string {
