@@ -65,13 +65,13 @@ func logger(cfg config.Log, w io.Writer) *slog.Logger {
 
 const (
 	smallHeap  = 36 << 20 // bytes
-	heapMargin = 20 << 20
+	heapMargin = 16 << 20
 )
 
-// tuneMemory lets the heap grow to several times of what the collector has to
-// look through, so that collecting stays a small part of the work. What holds no
-// pointers, such as the index of revocations, costs the collector nothing and is
-// given no room to grow. The environment comes first.
+// tuneMemory lets the heap grow by what the collector has to look through, so that
+// collecting stays a small part of the work. What holds no pointers, such as the
+// index of revocations, costs the collector nothing and is given no room to grow.
+// The environment comes first.
 func tuneMemory(ctx context.Context) {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return
@@ -79,15 +79,8 @@ func tuneMemory(ctx context.Context) {
 	debug.SetGCPercent(400)
 	debug.SetMemoryLimit(smallHeap)
 	go func() {
-		heap := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/heap:bytes"}}
 		for {
-			metrics.Read(heap)
-			live, scanned := int64(heap[0].Value.Uint64()), int64(heap[1].Value.Uint64())
-			room := heapMargin
-			if scanned > heapMargin {
-				room = int(3 * scanned)
-			}
-			debug.SetMemoryLimit(max(smallHeap, live+int64(room)))
+			debug.SetMemoryLimit(max(smallHeap, memoryLimit()))
 			select {
 			case <-ctx.Done():
 				return
@@ -95,6 +88,20 @@ func tuneMemory(ctx context.Context) {
 			}
 		}
 	}()
+}
+
+// memoryLimit is what is alive, what the runtime holds beside the heap or cannot
+// use of it, and room for garbage. The limit of the runtime is for all of that.
+func memoryLimit() int64 {
+	m := []metrics.Sample{
+		{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/heap:bytes"},
+		{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"},
+		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
+	}
+	metrics.Read(m)
+	get := func(i int) int64 { return int64(m[i].Value.Uint64()) }
+	beside := get(2) - get(3) - get(4) - get(5)
+	return get(0) + beside + max(heapMargin, 2*get(1))
 }
 
 // serve runs a server until ctx is done.
