@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -164,14 +165,30 @@ func (r *Redis) run(ctx context.Context, s *script, keys []string, args []any, m
 	p := r.client.Pipeline()
 	cmd := p.EvalSha(ctx, s.sha, keys, args...)
 	more(p)
-	_, _ = p.Exec(ctx)
+	if err := send(ctx, p); err != nil {
+		return nil, err
+	}
 	if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
 		p = r.client.Pipeline()
 		cmd = p.Eval(ctx, s.text, keys, args...)
 		more(p)
-		_, _ = p.Exec(ctx)
+		if err := send(ctx, p); err != nil {
+			return nil, err
+		}
 	}
 	return cmd.Result()
+}
+
+// send sends what was put together, and errs if it never left. Where Redis refused
+// the connection (a user that is switched off, a password that was changed) the
+// client gives the commands no error of their own: they look as if Redis had
+// answered with nothing. The errors of commands that left are theirs.
+func send(ctx context.Context, p redis.Pipeliner) error {
+	cmds, err := p.Exec(ctx)
+	if slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return c.Err() != nil }) {
+		return nil
+	}
+	return err
 }
 
 // confirmation is the answer of the replicas to what was written before it on the

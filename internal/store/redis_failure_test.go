@@ -107,9 +107,17 @@ func TestARedisThatIsGoneIsAnErrorInTimeAndThenForgotten(t *testing.T) {
 			w.Process.Signal(syscall.SIGSTOP)
 			return func() { w.Process.Signal(syscall.SIGCONT) }
 		},
+		// Of a pipeline that never left, the client's commands hold no error.
+		"not open to the user any more": func(w *redisWorld) func() {
+			w.Do("ACL", "SETUSER", "stint", "off")
+			w.Do("CLIENT", "KILL", "USER", "stint")
+			return func() { w.Do("ACL", "SETUSER", "stint", "on") }
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := &redisWorld{RedisServer: testbed.Redis(t, testbed.RedisOptions{AppendOnly: true}), cfg: impatient()}
+			redis := testbed.Redis(t, testbed.RedisOptions{AppendOnly: true, Config: "user stint on >word ~* &* +@all"})
+			w := &redisWorld{RedisServer: redis, cfg: impatient(), secrets: store.RedisSecrets{Password: secret.New("word")}}
+			w.cfg.Username = "stint"
 			s := w.open(t, "stint:")
 			must(t, s.Ready(background))
 			back := lose(w)

@@ -26,8 +26,10 @@ func (r *Redis) Use(ctx context.Context, purpose, id string, expires time.Time) 
 	p := r.client.Pipeline()
 	set := p.SetArgs(ctx, r.key("once:", digest(purpose, id)), 1, redis.SetArgs{Mode: "NX", TTL: ttl.Truncate(time.Millisecond)})
 	confirmed.ask(ctx, p)
-	_, _ = p.Exec(ctx)
-	err := set.Err()
+	err := send(ctx, p)
+	if err == nil {
+		err = set.Err()
+	}
 	if errors.Is(err, redis.Nil) {
 		return false, nil
 	}
