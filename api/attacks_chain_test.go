@@ -91,11 +91,19 @@ func TestAttackNothingGrowsHoweverOften(t *testing.T) {
 		holders := []held{{first, claimsOf(t, first)}}
 		for range 40 {
 			from := holders[rnd.IntN(len(holders))]
+			resource := pick(mcp, mcp, "https://api.test/files", "fake://code/web", "fake://code/docs", "fake://code/secrets")
 			asked := map[string]bool{}
-			for range 1 + rnd.IntN(3) {
-				asked[all[rnd.IntN(len(all))]] = true
+			if own := strings.Fields(from.claims.Scope); rnd.IntN(2) == 0 { // no more than it holds
+				asked[own[rnd.IntN(len(own))]] = true
+			} else {
+				for range 1 + rnd.IntN(3) {
+					asked[all[rnd.IntN(len(all))]] = true
+				}
 			}
-			change := url.Values{"resource": {pick(mcp, mcp, "https://api.test/files", "fake://code/web", "fake://code/docs", "fake://code/secrets")}, "scope": {strings.Join(slices.Collect(maps.Keys(asked)), " ")}}
+			if resource == "https://api.test/files" && rnd.IntN(2) == 0 {
+				asked = map[string]bool{"read": true}
+			}
+			change := url.Values{"resource": {resource}, "scope": {strings.Join(slices.Collect(maps.Keys(asked)), " ")}}
 			switch rnd.IntN(6) {
 			case 0:
 				change["authorization_details"] = []string{`[{"type":"mcp_tool_call","tool":"` + pick("read_file", "my_repo", "write_file") + `","arguments":{"repo":"` + pick("web", "docs") + `"}}]`}
@@ -127,7 +135,8 @@ func TestAttackNothingGrowsHoweverOften(t *testing.T) {
 		w.clock.move(time.Duration(rnd.IntN(3000)) * time.Millisecond)
 		w.settle()
 	}
-	if made < 4 || refused < 50 || vended < 2 { // chance decides; far below what it gives
+	t.Logf("%d made, %d refused, %d vended", made, refused, vended)
+	if made < 50 || refused < 100 || vended < 15 { // chance decides: about 100, 300 and 50
 		t.Errorf("seed %d: %d made, %d refused, %d vended: that shows little", seed, made, refused, vended)
 	}
 }

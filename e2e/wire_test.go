@@ -83,6 +83,9 @@ func (w *world) try(ctx context.Context, r *replica, path, as string, form url.V
 	if a.Body, err = io.ReadAll(resp.Body); err != nil {
 		return nil, err
 	}
+	if w.seen != nil {
+		w.seen(a)
+	}
 	if len(a.Body) > 0 {
 		err = json.Unmarshal(a.Body, a)
 	}
@@ -205,7 +208,7 @@ func (w *world) events(t *testing.T, r *replica) (all []audit.Event) {
 // find returns the newest event of either replica of which something is so.
 func (w *world) find(t *testing.T, so func(e audit.Event) bool) *audit.Event {
 	t.Helper()
-	for _, r := range []*replica{w.a, w.b} {
+	for _, r := range w.replicas() {
 		all := w.events(t, r)
 		for i := len(all) - 1; i >= 0; i-- {
 			if so(all[i]) {

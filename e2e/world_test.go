@@ -45,7 +45,9 @@ type world struct {
 	a, b  *replica
 	// secrets are the clients', and passwords those of Stint at its servers.
 	secrets, passwords map[string]string
-	key                *ecdsa.PrivateKey // of the client orders-jwt
+	// seen is shown every answer, if it is not nil.
+	seen func(*answer)
+	key  *ecdsa.PrivateKey // of the client orders-jwt
 }
 
 // replica is one stint, which may be stopped and started.
@@ -54,10 +56,17 @@ type replica struct {
 	t *testing.T // of the world
 
 	Name, Addr, Ops, config, data, logs string
+	// Embedded keeps state in a file instead of Redis, TokenFile is for Vault
+	// instead of AppRole, and Prefix is where its secrets are there.
+	Embedded          bool
+	TokenFile, Prefix string
 }
 
 // options are what tests want otherwise than usual.
-type options struct{ level, collector string }
+type options struct {
+	level, collector string
+	prepare          func(w *world) // before the configuration is written
+}
 
 func newWorld(t *testing.T, o options) *world {
 	t.Helper()
@@ -88,6 +97,9 @@ func newWorld(t *testing.T, o options) *world {
 	w.IdP = w.idp.URL()
 	w.prepareVault(t)
 	w.prepareDatabase(t)
+	if o.prepare != nil {
+		o.prepare(w)
+	}
 	w.configure(t)
 	w.a.start(t)
 	w.b.start(t)
@@ -105,8 +117,16 @@ func (w *world) replica(t *testing.T, name string) *replica {
 	t.Helper()
 	return &replica{
 		t: t, Name: name, Addr: address(t), Ops: address(t), config: filepath.Join(w.Dir, name+".yaml"),
-		data: filepath.Join(w.Dir, name), logs: filepath.Join(w.Dir, name+".log"),
+		data: filepath.Join(w.Dir, name), logs: filepath.Join(w.Dir, name+".log"), Prefix: "stint",
 	}
+}
+
+// replicas are those of the installation.
+func (w *world) replicas() []*replica {
+	if w.b == nil {
+		return []*replica{w.a}
+	}
+	return []*replica{w.a, w.b}
 }
 
 // start starts a replica and waits until it is ready.
@@ -213,7 +233,7 @@ func (w *world) configure(t *testing.T) {
 	w.add(t, "orders-api", "", "--resource", api, "--method", "client_secret_post")
 	w.makeKey(t)
 	w.add(t, "orders-jwt", "", "--resource", mcp, "--target", api, "--method", "private_key_jwt")
-	for _, r := range []*replica{w.a, w.b} {
+	for _, r := range w.replicas() {
 		w.writeConfig(t, r)
 		must(t, "check", "--config", r.config)
 	}
@@ -279,12 +299,21 @@ replica: {{.R.Name}}
 data: {{.R.Name}}
 mappings: mappings
 listen: {address: "{{.R.Addr}}", ops: "{{.R.Ops}}"}
+{{- if .R.Embedded}}
+store: {kind: embedded, file: {{.R.Name}}/store.db}
+{{- else}}
 store: {kind: redis, redis: {address: "{{.RedisAddr}}", username: stint, password: "vault:redis#password"}}
+{{- end}}
 secrets:
   kind: vault
   vault:
     address: {{.VaultAddr}}
+    prefix: {{.R.Prefix}}
+{{- if .R.TokenFile}}
+    auth: {method: token, token_file: {{.R.TokenFile}}}
+{{- else}}
     auth: {method: approle, role_id: {{.RoleID}}, secret_id: "file:{{.Dir}}/secret-id"}
+{{- end}}
 issuers:
   - issuer: {{.IdP}}
     algorithms: [RS256]
