@@ -91,13 +91,12 @@ func (j *Judge) target(policy *scopes.Policy, c *Client, name string, logical bo
 	if logical && j.Registry.Providers[name] != nil {
 		return Target{Resource: c.Resource, Provider: name}, nil
 	}
-	// Their errors repeat the whole of it, which may be a token in the wrong place.
-	if scopes.CheckResource(name) != nil {
-		return unknown("no absolute URI of at most 512 bytes, without user and fragment, and no provider's name")
+	if err := scopes.CheckResource(name); err != nil {
+		return unknown("it " + err.Error())
 	}
 	u, err := url.Parse(name)
-	if err != nil {
-		return unknown("no URI")
+	if err != nil { // which would repeat the whole of it: it may be a token in the wrong place
+		return unknown("it is no URI")
 	}
 	p := j.Registry.Providers[u.Host]
 	if p == nil || p.Describe().Scheme != u.Scheme {

@@ -80,7 +80,7 @@ func (c *Client) Check() error {
 	}
 	if c.Resource != "" {
 		if err := scopes.CheckResource(c.Resource); err != nil {
-			return fmt.Errorf("resource: %w", err)
+			return fmt.Errorf("resource: %q %w", c.Resource, err)
 		}
 	}
 	keys := 0

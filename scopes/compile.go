@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -151,25 +152,26 @@ func set(list []string) map[string]bool {
 }
 
 // CheckResource reports whether s can identify a resource: an absolute URI with
-// a host or path and without fragment (RFC 8707 section 2).
+// a host or path and without fragment (RFC 8707 section 2). The error says what it
+// is, as in "is no absolute URI", and does not repeat it.
 func CheckResource(s string) error {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil || len(s) > 512:
-		return fmt.Errorf("%q is no URI of at most 512 bytes", s)
+		return errors.New("is no URI of at most 512 bytes")
 	case u.Scheme == "" || u.Host == "" && u.Opaque == "":
-		return fmt.Errorf("%q is no absolute URI", s)
+		return errors.New("is no absolute URI")
 	case strings.Contains(s, "#"):
-		return fmt.Errorf("%q has a fragment, which a resource has not", s)
+		return errors.New("has a fragment, which a resource has not")
 	case u.User != nil:
-		return fmt.Errorf("%q names a user, which a resource does not", s)
+		return errors.New("names a user, which a resource does not")
 	}
 	return nil
 }
 
 func (c *compiler) mapping(m *Mapping) {
 	if err := CheckResource(m.Resource.Value); err != nil {
-		c.failf(cmp.Or(m.Resource.Pos, m.Pos), "resource: %v", err)
+		c.failf(cmp.Or(m.Resource.Pos, m.Pos), "resource: %q %v", m.Resource.Value, err)
 		return
 	}
 	if other := c.policy.resources[m.Resource.Value]; other != nil {

@@ -180,7 +180,7 @@ func TestPostgresCommandLinesThatAreWrong(t *testing.T) {
 		"one role for both":                    {[]string{"install", "--ceiling", "x", "--broker", "x"}, exitUsage, "cannot be the two roles"},
 		"one role for both, to be printed":     {[]string{"install", "--print", "--ceiling", "x", "--broker", "x"}, exitUsage, "cannot be the two roles"},
 		"a flag that is not there":             {[]string{"install", "--passwd", "x"}, exitUsage, "--help"},
-		"a word too many":                      {[]string{"status", "sales"}, exitFailed, "sales"},
+		"a word too many":                      {[]string{"status", "sales"}, exitUsage, "sales"},
 		"a database that is not there":         {[]string{"status", "--database", "host=127.0.0.1 port=1 sslmode=disable connect_timeout=2"}, exitFailed, "connect"},
 	} {
 		t.Run(name, func(t *testing.T) {
