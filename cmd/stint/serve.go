@@ -65,7 +65,7 @@ func logger(cfg config.Log, w io.Writer) *slog.Logger {
 
 const (
 	smallHeap  = 36 << 20 // bytes
-	heapMargin = 16 << 20
+	heapMargin = 14 << 20
 )
 
 // tuneMemory lets the heap grow by what the collector has to look through, so that
@@ -101,7 +101,7 @@ func memoryLimit() int64 {
 	metrics.Read(m)
 	get := func(i int) int64 { return int64(m[i].Value.Uint64()) }
 	beside := get(2) - get(3) - get(4) - get(5)
-	return get(0) + beside + max(heapMargin, 2*get(1))
+	return get(0) + beside + max(heapMargin, 3*get(1)/2)
 }
 
 // serve runs a server until ctx is done.
