@@ -165,8 +165,11 @@ func TestATokenThatCannotBeRenewedIsReplacedBeforeItRunsOut(t *testing.T) {
 			if n := logins(d); n < 2 || n > 8 {
 				t.Errorf("logged in %d times", n)
 			}
-			if strings.Contains(d.log.String(), "level=WARN") {
-				t.Error(d.log.String())
+			for line := range strings.Lines(d.log.String()) {
+				// On a busy machine a renewal can come late; then it has to log in at once.
+				if strings.Contains(line, "level=WARN") && !strings.Contains(line, "past the max TTL") {
+					t.Error(line)
+				}
 			}
 		})
 	}
