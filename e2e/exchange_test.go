@@ -31,6 +31,8 @@ func TestExchange(t *testing.T) {
 		{"a login that is vended opens its table and no other", testLogins},
 		{"a session that is revoked is dead at every replica, and its logins upstream", testRevoke},
 		{"bob is refused, and explain names the group that he lacks", testBob},
+		{"a client's assertion is good once", testAssertionReplay},
+		{"a token for one call is good once", testOnce},
 		{"revocations and leases survive a replica that is killed", testKill},
 		{"leases end when a replica dies right after it took them back", testKillAfterRevoking},
 	} {

@@ -359,6 +359,8 @@ const apiMapping = `resource: ` + api + `
 scopes:
   orders:read: {access: read}
   orders:write: {access: write}
+tools:
+  list_orders: {scopes: [orders:read]}
 rules:
   - allow: [orders:read]
     to: {groups: [engineering], clients: [orders-mcp, orders-jwt]}
