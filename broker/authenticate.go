@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/stint-dev/stint/internal/secret"
 )
@@ -141,7 +142,12 @@ func unavailable(err error) *Error {
 // printable cuts what a stranger sent down to what a log can bear.
 func printable(s string) string {
 	if len(s) > 64 {
-		return strings.ToValidUTF8(s[:64], "") + "..."
+		s = strings.ToValidUTF8(s[:64], "") + "..."
 	}
-	return s
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?' // what a terminal would obey, or a line of a log end with
+		}
+		return r
+	}, s)
 }
