@@ -1,10 +1,8 @@
 package api
 
 import (
-	"bytes"
 	"container/list"
 	"errors"
-	"io"
 	"net"
 	"sync"
 	"time"
@@ -70,11 +68,9 @@ func (s *Server) limited(next echo.HandlerFunc) echo.HandlerFunc {
 		if wait, ok := s.addresses.take(addressKey(c.RealIP()), s.now()); !ok {
 			return s.fail(c, limited(wait))
 		}
-		body, err := readBody(c.Request())
-		if err != nil {
+		if _, err := readBody(c.Request()); err != nil {
 			return s.fail(c, err)
 		}
-		c.Request().Body = io.NopCloser(bytes.NewReader(body))
 		select {
 		case s.slots <- struct{}{}:
 			defer func() { <-s.slots }()

@@ -1,10 +1,10 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"mime"
 	"net/http"
 	"net/url"
@@ -49,7 +49,7 @@ func (s *Server) form(c echo.Context, repeatable ...string) (url.Values, error) 
 	for name, list := range values {
 		list = slices.DeleteFunc(list, func(v string) bool { return v == "" })
 		switch {
-		case slices.ContainsFunc(append(list, name), func(v string) bool { return !utf8.ValidString(v) || strings.ContainsRune(v, 0) }):
+		case notText(name) || slices.ContainsFunc(list, notText):
 			return nil, bad("a parameter is not UTF-8 text")
 		case len(list) > 1 && !slices.Contains(repeatable, name):
 			return nil, bad("a parameter is repeated")
@@ -64,6 +64,9 @@ func (s *Server) form(c echo.Context, repeatable ...string) (url.Values, error) 
 	return values, nil
 }
 
+// notText reports whether a value is anything but UTF-8 without NUL.
+func notText(v string) bool { return !utf8.ValidString(v) || strings.IndexByte(v, 0) >= 0 }
+
 // hasType reports whether a request says, once, that its body is of a media type
 // in UTF-8.
 func hasType(r *http.Request, want string) bool {
@@ -76,17 +79,35 @@ func hasType(r *http.Request, want string) bool {
 	return err == nil && kind == want && (!named || strings.EqualFold(charset, "utf-8"))
 }
 
-// readBody reads a request's body, which has been limited.
+// readBody reads a request's body, which has been limited. It may be called again.
 func readBody(r *http.Request) ([]byte, error) {
-	body, err := io.ReadAll(r.Body)
+	if b, ok := r.Body.(*bodyRead); ok {
+		return b.all, nil
+	}
+	var b bytes.Buffer
+	if n := r.ContentLength; n > 0 && n <= 64<<10 { // a claim, not yet the truth
+		b.Grow(int(n) + bytes.MinRead)
+	}
+	_, err := b.ReadFrom(r.Body)
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return nil, errTooLarge
 	}
 	if err != nil {
 		return nil, bad("the body could not be read")
 	}
-	return body, nil
+	all := b.Bytes()
+	r.Body = &bodyRead{*bytes.NewReader(all), all}
+	return all, nil
 }
+
+// bodyRead is a body that is in memory.
+type bodyRead struct {
+	bytes.Reader
+	all []byte
+}
+
+// Close implements [io.Closer].
+func (*bodyRead) Close() error { return nil }
 
 // errTooLarge is what a body beyond the limit comes to.
 var errTooLarge = errors.New("request body too large")
@@ -279,7 +300,11 @@ func (exchangeHandler) PopulateTokenEndpointResponse(context.Context, fosite.Acc
 func writeIssued(c echo.Context, i *broker.Issued, now time.Time) error {
 	seconds := int64(i.Expires.Sub(now) / time.Second)
 	text := i.Token.Reveal()
-	b := make([]byte, 0, len(text)*2+512)
+	size := len(text) + len(i.Details) + 512
+	if i.Document {
+		size += 2 * len(text)
+	}
+	b := make([]byte, 0, size)
 	b = append(b, `{"access_token":`...)
 	b = strictjson.AppendString(b, text)
 	b = append(b, `,"issued_token_type":`...)
@@ -289,8 +314,14 @@ func writeIssued(c echo.Context, i *broker.Issued, now time.Time) error {
 	b = append(b, `","expires_in":`...)
 	b = strconv.AppendInt(b, max(seconds, 0), 10)
 	if len(i.Scope) > 0 {
-		b = append(b, `,"scope":`...)
-		b = strictjson.AppendString(b, strings.Join(i.Scope, " "))
+		b = append(b, `,"scope":"`...)
+		for n, scope := range i.Scope { // scope tokens need no escapes (RFC 6749 section 3.3)
+			if n > 0 {
+				b = append(b, ' ')
+			}
+			b = append(b, scope...)
+		}
+		b = append(b, '"')
 	}
 	if len(i.Details) > 0 {
 		b = append(append(b, `,"authorization_details":`...), i.Details...)

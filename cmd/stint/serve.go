@@ -10,8 +10,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
-	"runtime/metrics"
 	"syscall"
 	"time"
 
@@ -63,47 +61,6 @@ func logger(cfg config.Log, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(w, o))
 }
 
-const (
-	smallHeap  = 36 << 20 // bytes
-	heapMargin = 14 << 20
-)
-
-// tuneMemory lets the heap grow by what the collector has to look through, so that
-// collecting stays a small part of the work. What holds no pointers, such as the
-// index of revocations, costs the collector nothing and is given no room to grow.
-// The environment comes first.
-func tuneMemory(ctx context.Context) {
-	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
-		return
-	}
-	debug.SetGCPercent(400)
-	debug.SetMemoryLimit(smallHeap)
-	go func() {
-		for {
-			debug.SetMemoryLimit(max(smallHeap, memoryLimit()))
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(500 * time.Millisecond):
-			}
-		}
-	}()
-}
-
-// memoryLimit is what is alive, what the runtime holds beside the heap or cannot
-// use of it, and room for garbage. The limit of the runtime is for all of that.
-func memoryLimit() int64 {
-	m := []metrics.Sample{
-		{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/heap:bytes"},
-		{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"},
-		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
-	}
-	metrics.Read(m)
-	get := func(i int) int64 { return int64(m[i].Value.Uint64()) }
-	beside := get(2) - get(3) - get(4) - get(5)
-	return get(0) + beside + max(heapMargin, 3*get(1)/2)
-}
-
 // serve runs a server until ctx is done.
 func serve(ctx context.Context, cfg *config.Config, logs io.Writer, ready func(s *server, public, ops string)) error {
 	tuneMemory(ctx)
@@ -117,7 +74,10 @@ func serve(ctx context.Context, cfg *config.Config, logs io.Writer, ready func(s
 	if err != nil {
 		return &exitError{exitRefused, err}
 	}
-	err = s.run(ctx, ready)
+	err = s.run(ctx, func(s *server, public, ops string) {
+		releaseProgram()
+		ready(s, public, ops)
+	})
 	return errors.Join(err, s.Close())
 }
 
