@@ -30,6 +30,7 @@ const (
 	KindConfig     Kind = "config"     // policy or configuration took effect, or was refused
 	KindKey        Kind = "key"        // a signing key was made, rotated or retired
 	KindService    Kind = "service"    // the server started, stopped, or lost or regained something it needs
+	KindRefusals   Kind = "refusals"   // requests of unknown clients that have no event each; see Count
 )
 
 // Outcome says how it ended.
@@ -62,6 +63,9 @@ type Event struct {
 	Reason string `json:"reason,omitempty"`
 	// Request is the id that the caller was given for this request.
 	Request string `json:"request,omitempty"`
+	// Count is how many requests an event of the kind refusals stands for. What else
+	// it says is of one of them, from the address that most came from.
+	Count int `json:"count,omitzero"`
 	// Trace is the W3C trace id, where tracing is on.
 	Trace string `json:"trace,omitempty"`
 	// GrantType is the OAuth grant type of an exchange.
@@ -209,4 +213,6 @@ type Personal struct {
 	Subject string `json:"sub,omitempty"`   // issuer and sub
 	Email   string `json:"email,omitempty"` // as the token had it
 	Address string `json:"addr,omitempty"`  // network address of the caller
+	// Detail is the part of [Event.Reason] that may name a person.
+	Detail string `json:"detail,omitempty"`
 }

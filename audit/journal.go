@@ -33,23 +33,33 @@ const MaxFrame = 1 << 20
 
 // The file format, version 1. A journal is a folder of segments named by the
 // sequence number of their first frame. A segment is a header of 64 bytes, then
-// frames at offsets that are multiples of 8, then zeros:
+// frames at offsets that are multiples of 8, then zeros. The header:
 //
-//	 0  length of the payload   uint32, little-endian; 0 ends the segment
+//	 0  "STINTJ01"
+//	 8  sequence of the first frame   uint64, little-endian, as all that follow
+//	16  batch before the first frame  uint32, then zeros
+//	60  CRC-32C                       uint32, of bytes 0 to 59
+//
+// A frame:
+//
+//	 0  length of the payload   uint32; 0 ends the segment
 //	 4  batch                   uint32: frames of one sync share a number
 //	 8  sequence                uint64: 1 and up, over all segments
-//	16  type                    uint8, and three zero bytes
+//	16  type                    uint8
+//	17  flags                   uint8: 1, the next frame is of the same batch; two zero bytes
 //	20  CRC-32C                 uint32, of bytes 0 to 19 and the payload
 //	24  payload
 //
 // A frame of batch n shows that every frame of batch n-1 was synced, which is
 // how recovery tells a torn write at the end, which nobody was told of, from
-// damage further up.
+// damage further up. The flag says which batch a frame would have been of that
+// is not there any more.
 const (
 	magic         = "STINTJ01"
 	headerSize    = 64
 	frameOverhead = 24
 	align         = 8
+	flagMore      = 1
 )
 
 // maxBatch bounds the bytes that one sync writes, and so what waits in memory.
@@ -99,18 +109,28 @@ type Journal struct {
 	seq      uint64
 	batches  uint32
 	buf      []byte
-	busy     bool  // the last batch had company: worth waiting for some
-	failed   error // a write or sync failed: what is on disk is unknown
+	idle     *batch // one that nobody else knows, to be used again
+	failed   error  // a write or sync failed: what is on disk is unknown
 	spare    chan spare
 	prepared bool // a spare is on its way
 }
 
-// batch is what one sync makes durable.
+// batch is what one sync makes durable. Whoever puts the first frame in is its
+// leader, who writes it; the others wait.
 type batch struct {
 	frames []Frame
 	bytes  int
-	done   chan struct{}
+	done   chan struct{} // closed when it is over; nil while nobody waits
 	err    error
+}
+
+// wait returns what is closed when the batch is over. It is called with the
+// journal's mu held, while the batch is open.
+func (b *batch) wait() <-chan struct{} {
+	if b.done == nil {
+		b.done = make(chan struct{})
+	}
+	return b.done
 }
 
 // OpenJournal opens or makes the journal and returns it ready to append. A torn
@@ -130,7 +150,7 @@ func OpenJournal(cfg JournalConfig) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal %s: %w", cfg.Dir, err)
 	}
-	j := &Journal{dir: cfg.Dir, size: cfg.SegmentSize, lock: lock, open: newBatch(), spare: make(chan spare, 1),
+	j := &Journal{dir: cfg.Dir, size: cfg.SegmentSize, lock: lock, open: &batch{}, spare: make(chan spare, 1),
 		preamble: cfg.Preamble, last: cfg.Last}
 	if err := j.recover(); err != nil {
 		_ = lock.Close()
@@ -138,8 +158,6 @@ func OpenJournal(cfg JournalConfig) (*Journal, error) {
 	}
 	return j, nil
 }
-
-func newBatch() *batch { return &batch{done: make(chan struct{})} }
 
 // Append makes frames durable, together, and returns when they are. An error
 // means that they may or may not be on disk; whatever was to follow from them
@@ -163,38 +181,52 @@ func (j *Journal) Append(frames ...Frame) error {
 		}
 		b := j.open
 		if b.bytes+n > maxBatch {
+			full := b.wait()
 			j.mu.Unlock()
-			<-b.done // full: its leader is about to write it
+			<-full // its leader is about to write it
 			continue
 		}
 		leader := len(b.frames) == 0
 		b.frames = append(b.frames, frames...)
 		b.bytes += n
-		j.mu.Unlock()
 		if leader {
-			j.commit(b)
-		} else {
-			<-b.done
+			j.mu.Unlock()
+			return j.commit(b)
 		}
+		done := b.wait()
+		j.mu.Unlock()
+		<-done
 		return b.err
 	}
 }
 
-// commit writes and syncs b. The one who put the first frame in does it.
-func (j *Journal) commit(b *batch) {
+// commit writes and syncs b, by its leader: for a single writer nothing is handed
+// to another goroutine.
+func (j *Journal) commit(b *batch) error {
 	j.disk.Lock()
 	defer j.disk.Unlock()
-	if j.busy {
-		// Others were waiting last time. Those who were woken by that sync may
-		// want to append again: let them run before the door is shut.
-		runtime.Gosched()
+	// Whoever can run now, for instance those whom the last sync woke, may want to
+	// append: they go first, once, before the door is shut. With one processor they
+	// would hardly ever come to it otherwise. When there is nobody it costs nothing
+	// beside a sync.
+	runtime.Gosched()
+	next := j.idle
+	if j.idle = nil; next == nil {
+		next = &batch{}
 	}
 	j.mu.Lock()
-	j.open = newBatch()
+	j.open = next
 	j.mu.Unlock()
-	j.busy = len(b.frames) > 1
-	b.err = j.write(b)
-	close(b.done)
+	err := j.write(b)
+	if b.done != nil {
+		b.err = err
+		close(b.done)
+		return err
+	}
+	clear(b.frames)
+	b.frames, b.bytes = b.frames[:0], 0
+	j.idle = b
+	return err
 }
 
 func (j *Journal) write(b *batch) error {
@@ -206,16 +238,16 @@ func (j *Journal) write(b *batch) error {
 			return fmt.Errorf("next journal segment: %w", err)
 		}
 	}
-	return j.put(b)
+	return j.put(b.frames)
 }
 
-// put writes b to the present segment and syncs it.
-func (j *Journal) put(b *batch) error {
+// put writes a batch to the present segment and syncs it.
+func (j *Journal) put(frames []Frame) error {
 	j.batches++
 	buf := j.buf[:0]
-	for _, f := range b.frames {
+	for i, f := range frames {
 		j.seq++
-		buf = appendFrame(buf, f, j.batches, j.seq)
+		buf = appendFrame(buf, f, j.batches, j.seq, i < len(frames)-1)
 	}
 	_, err := j.seg.WriteAt(buf, j.at)
 	if err == nil {
@@ -238,12 +270,16 @@ func (j *Journal) put(b *batch) error {
 
 func frameSize(payload int) int { return (frameOverhead + payload + align - 1) &^ (align - 1) }
 
-func appendFrame(buf []byte, f Frame, batch uint32, seq uint64) []byte {
+func appendFrame(buf []byte, f Frame, batch uint32, seq uint64, more bool) []byte {
 	start := len(buf)
 	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(f.Payload)))
 	buf = binary.LittleEndian.AppendUint32(buf, batch)
 	buf = binary.LittleEndian.AppendUint64(buf, seq)
-	buf = append(buf, byte(f.Type), 0, 0, 0)
+	flags := byte(0)
+	if more {
+		flags = flagMore
+	}
+	buf = append(buf, byte(f.Type), flags, 0, 0)
 	sum := crc32.Update(crc32.Checksum(buf[start:], castagnoli), castagnoli, f.Payload)
 	buf = binary.LittleEndian.AppendUint32(buf, sum)
 	buf = append(buf, f.Payload...)

@@ -2,15 +2,17 @@ package audit_test
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stint-dev/stint/audit"
 )
@@ -253,6 +255,15 @@ func TestSegmentsThatDoNotFollowAreDamage(t *testing.T) {
 }
 
 func TestManyWritersShareSyncsAndLoseNothing(t *testing.T) {
+	for _, processors := range []int{1, runtime.GOMAXPROCS(0)} {
+		t.Run(fmt.Sprint(processors, " processors"), func(t *testing.T) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(processors))
+			manyWriters(t)
+		})
+	}
+}
+
+func manyWriters(t *testing.T) {
 	dir := t.TempDir()
 	j := open(t, audit.JournalConfig{Dir: dir})
 	const writers, each = 64, 50
@@ -289,18 +300,6 @@ func TestManyWritersShareSyncsAndLoseNothing(t *testing.T) {
 	data, _ := os.ReadFile(segments(t, dir)[0])
 	if last := lastBatch(data); last > writers*each/2 {
 		t.Errorf("%d frames took %d syncs", writers*each, last)
-	}
-}
-
-// lastBatch walks the frames by hand.
-func lastBatch(b []byte) (batch uint32) {
-	for at := 64; ; {
-		n := binary.LittleEndian.Uint32(b[at:])
-		if n == 0 {
-			return batch
-		}
-		batch = binary.LittleEndian.Uint32(b[at+4:])
-		at += int(24+n+7) &^ 7
 	}
 }
 
@@ -387,4 +386,57 @@ func BenchmarkAppend(b *testing.B) {
 			wg.Wait()
 		})
 	}
+}
+
+// BenchmarkGrouping has each writer work for about 100 us between appends, as a
+// server does, on one processor, and reports how many records share a sync and
+// what CPU time an append takes with its share of the system's.
+func BenchmarkGrouping(b *testing.B) {
+	spin := func(n int) (x uint64) {
+		for range n {
+			x = x*6364136223846793005 + 1442695040888963407
+		}
+		return x
+	}
+	began, sum := time.Now(), spin(10_000_000)
+	rounds := int(10_000_000 * 100 * time.Microsecond / time.Since(began))
+	for _, work := range []int{0, rounds} {
+		for _, writers := range []int{1, 16} {
+			b.Run(fmt.Sprintf("work=%v/writers=%d", work > 0, writers), func(b *testing.B) {
+				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+				dir := b.TempDir()
+				j := open(b, audit.JournalConfig{Dir: dir, SegmentSize: 256 << 20})
+				payload, before := text(strings.Repeat("x", 1000)), cpuTime(b)
+				b.ResetTimer()
+				var wg sync.WaitGroup
+				for w := range writers {
+					wg.Go(func() {
+						for i := w; i < b.N; i += writers {
+							runtime.KeepAlive(sum + spin(work))
+							if err := j.Append(payload); err != nil {
+								b.Error(err)
+							}
+						}
+					})
+				}
+				wg.Wait()
+				b.StopTimer()
+				b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N), "cpu-ns/op")
+				data, err := os.ReadFile(segments(b, dir)[0])
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(float64(b.N)/float64(lastBatch(data)), "records/sync")
+			})
+		}
+	}
+}
+
+// cpuTime is what this process has used.
+func cpuTime(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -1,17 +1,12 @@
 package audit
 
 import (
-	"bufio"
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"syscall"
 )
 
@@ -80,11 +75,11 @@ func (j *Journal) begin() error {
 	if j.preamble == nil {
 		return nil
 	}
-	b := newBatch()
-	for _, f := range j.preamble() {
-		b.frames, b.bytes = append(b.frames, f), b.bytes+frameSize(len(f.Payload))
+	frames := j.preamble()
+	if len(frames) == 0 {
+		return nil // a batch without frames would leave a gap in the numbers
 	}
-	return j.put(b)
+	return j.put(frames)
 }
 
 // adopt gives a zeroed file its header and its name, and appends to it from now
@@ -93,6 +88,7 @@ func (j *Journal) adopt(f *os.File, first uint64) error {
 	header := make([]byte, headerSize)
 	copy(header, magic)
 	binary.LittleEndian.PutUint64(header[8:], first)
+	binary.LittleEndian.PutUint32(header[16:], j.batches)
 	binary.LittleEndian.PutUint32(header[headerSize-4:], crc32.Checksum(header[:headerSize-4], castagnoli))
 	if _, err := f.WriteAt(header, 0); err != nil {
 		return fmt.Errorf("write header: %w", err)
@@ -154,26 +150,23 @@ func (j *Journal) recover() error {
 		return j.begin()
 	}
 	// Earlier segments were complete before the last one was begun.
-	r := reader{dir: j.dir, names: names[len(names)-1:], visit: func(f Frame, _ uint64) error {
+	newest := names[len(names)-1]
+	r := NewReader(j.dir, 0)
+	err = r.read([]string{newest}, func(f Frame, _ uint64) error {
 		if j.last != nil {
 			j.last(f)
 		}
 		return nil
-	}}
-	if err := r.run(); err != nil {
+	})
+	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(filepath.Join(j.dir, names[len(names)-1]), os.O_RDWR, 0)
+	f, err := os.OpenFile(filepath.Join(j.dir, newest), os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("open last segment: %w", err)
 	}
-	if r.torn > r.at {
-		if _, err := f.WriteAt(make([]byte, r.torn-r.at), r.at); err != nil {
-			return errors.Join(fmt.Errorf("cut torn write: %w", err), f.Close())
-		}
-		if err := f.Sync(); err != nil {
-			return errors.Join(fmt.Errorf("cut torn write: %w", err), f.Close())
-		}
+	if err := cutTorn(f, r.at); err != nil {
+		return errors.Join(err, f.Close())
 	}
 	info, err := f.Stat()
 	if err != nil {
@@ -187,181 +180,17 @@ func (j *Journal) recover() error {
 	return nil
 }
 
-func segmentNames(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, fmt.Errorf("read journal folder: %w", err)
-	}
-	var names []string
-	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), segmentSuffix) {
-			names = append(names, e.Name())
-		}
-	}
-	slices.Sort(names)
-	return names, nil
-}
-
-// ReadJournal calls each for every frame of the journal in dir, oldest first,
-// beginning with the sequence number from. It may run beside the process that
-// appends, and then sees what had been written when it got there. An error of
-// each ends the reading and is returned.
-func ReadJournal(dir string, from uint64, each func(f Frame, seq uint64) error) error {
-	names, err := segmentNames(dir)
-	if err != nil {
+// cutTorn zeroes what is left of a torn write behind the last good frame.
+func cutTorn(f *os.File, at int64) error {
+	end, err := lastByte(f, at)
+	if err != nil || end == at {
 		return err
 	}
-	for len(names) > 1 && names[1] <= segmentName(from) {
-		names = names[1:]
+	if _, err = f.WriteAt(make([]byte, end-at), at); err == nil {
+		err = f.Sync()
 	}
-	r := reader{dir: dir, names: names, visit: func(f Frame, seq uint64) error {
-		if seq < from {
-			return nil
-		}
-		return each(f, seq)
-	}}
-	return r.run()
-}
-
-// reader goes through segments and keeps where it stands.
-type reader struct {
-	dir   string
-	names []string
-	visit func(f Frame, seq uint64) error // the payload is good until it returns
-
-	seq   uint64 // of the last good frame
-	batch uint32
-	at    int64 // behind the last good frame, in the last segment
-	torn  int64 // behind the last byte that is not zero, in the last segment
-}
-
-func (r *reader) run() error {
-	for i, name := range r.names {
-		f, err := os.Open(filepath.Join(r.dir, name))
-		if err != nil {
-			return fmt.Errorf("read segment: %w", err)
-		}
-		err = r.segment(name, f, i == len(r.names)-1)
-		_ = f.Close()
-		if err != nil {
-			return err
-		}
+	if err != nil {
+		return fmt.Errorf("cut torn write: %w", err)
 	}
 	return nil
-}
-
-func (r *reader) segment(name string, f *os.File, last bool) error {
-	damaged := func(what string) error {
-		return fmt.Errorf("%w: %s at byte %d: %s", ErrDamaged, filepath.Join(r.dir, name), r.at, what)
-	}
-	in := bufio.NewReaderSize(f, 64<<10)
-	r.at = 0
-	first, err := readHeader(in)
-	switch {
-	case err != nil:
-		return damaged(err.Error())
-	case segmentName(first) != name:
-		return damaged("the header has another number than the name")
-	case r.seq != 0 && first != r.seq+1:
-		return damaged(fmt.Sprintf("it begins with frame %d, the one before ended with %d", first, r.seq))
-	}
-	r.seq, r.at = first-1, headerSize
-	for {
-		frame, batch, seq, err := readFrame(in)
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err == nil && seq != r.seq+1 {
-			err = fmt.Errorf("frame %d where %d belongs", seq, r.seq+1)
-		}
-		if err != nil {
-			if !last || laterBatch(f, r.at, r.batch) {
-				return damaged(err.Error())
-			}
-			break
-		}
-		r.seq, r.batch = seq, batch
-		r.at += int64(frameSize(len(frame.Payload)))
-		if err := r.visit(frame, seq); err != nil {
-			return err
-		}
-	}
-	if last {
-		r.torn, err = lastByte(f, r.at)
-	}
-	return err
-}
-
-func readHeader(in io.Reader) (first uint64, err error) {
-	data := make([]byte, headerSize)
-	_, err = io.ReadFull(in, data)
-	switch {
-	case err != nil || !bytes.HasPrefix(data, []byte(magic)):
-		return 0, errors.New("no journal header of version 1")
-	case crc32.Checksum(data[:headerSize-4], castagnoli) != binary.LittleEndian.Uint32(data[headerSize-4:]):
-		return 0, errors.New("the header's checksum is wrong")
-	}
-	return binary.LittleEndian.Uint64(data[8:]), nil
-}
-
-// readFrame reads the next frame; io.EOF where none begins.
-func readFrame(in io.Reader) (f Frame, batch uint32, seq uint64, err error) {
-	head := make([]byte, frameOverhead)
-	if _, err := io.ReadFull(in, head); err != nil || allZero(head) {
-		return Frame{}, 0, 0, io.EOF
-	}
-	n := binary.LittleEndian.Uint32(head)
-	if n == 0 || n > MaxFrame {
-		return Frame{}, 0, 0, fmt.Errorf("a frame of %d bytes", n)
-	}
-	payload := make([]byte, frameSize(int(n))-frameOverhead)
-	if _, err := io.ReadFull(in, payload); err != nil {
-		return Frame{}, 0, 0, errors.New("the file ends within a frame")
-	}
-	payload = payload[:n]
-	if crc32.Update(crc32.Checksum(head[:20], castagnoli), castagnoli, payload) != binary.LittleEndian.Uint32(head[20:]) {
-		return Frame{}, 0, 0, errors.New("the checksum of a frame is wrong")
-	}
-	return Frame{FrameType(head[16]), payload}, binary.LittleEndian.Uint32(head[4:]), binary.LittleEndian.Uint64(head[8:]), nil
-}
-
-func allZero(b []byte) bool { return len(bytes.TrimRight(b, "\x00")) == 0 }
-
-// laterBatch reports whether f has, behind from, a good frame of a batch after
-// the next one: then the bad frame had been synced, and is no torn write.
-func laterBatch(f *os.File, from int64, batch uint32) bool {
-	data, err := io.ReadAll(io.NewSectionReader(f, from, 1<<62))
-	if err != nil {
-		return true // cannot be told: treat it as damage
-	}
-	for at := 0; at+frameOverhead < len(data); at += align {
-		if allZero(data[at : at+align]) {
-			continue
-		}
-		_, b, _, err := readFrame(bytes.NewReader(data[at:]))
-		if err == nil && int32(b-batch) > 1 { // batches wrap around
-			return true
-		}
-	}
-	return false
-}
-
-// lastByte returns the offset behind the last byte of f that is not zero, at
-// least from.
-func lastByte(f *os.File, from int64) (int64, error) {
-	buf := make([]byte, 64<<10)
-	last := from
-	for at := from; ; {
-		n, err := f.ReadAt(buf, at)
-		if k := len(bytes.TrimRight(buf[:n], "\x00")); k > 0 {
-			last = at + int64(k)
-		}
-		at += int64(n)
-		if errors.Is(err, io.EOF) {
-			return last, nil
-		}
-		if err != nil {
-			return 0, fmt.Errorf("read segment: %w", err)
-		}
-	}
 }

@@ -81,6 +81,17 @@ func subjectContext(index string) string { return "subject key " + index }
 // SubjectKey returns the key of a subject's index, 32 bytes, which is made the
 // first time, and durable when it is returned.
 func (s *SubjectKeys) SubjectKey(ctx context.Context, index string) ([]byte, error) {
+	return s.key(ctx, index, s.make)
+}
+
+// Find returns the key of a subject's index and makes none: [broker.ErrNotFound]
+// if there never was one, or it was destroyed.
+func (s *SubjectKeys) Find(ctx context.Context, index string) ([]byte, error) {
+	return s.key(ctx, index, func(string) ([]byte, error) { return nil, broker.ErrNotFound })
+}
+
+// key returns a key that is there, or what missing makes.
+func (s *SubjectKeys) key(ctx context.Context, index string, missing func(string) ([]byte, error)) ([]byte, error) {
 	if index == "" {
 		return nil, errors.New("subject key: an index is needed")
 	}
@@ -94,7 +105,7 @@ func (s *SubjectKeys) SubjectKey(ctx context.Context, index string) ([]byte, err
 	}
 	sealed, err := s.find(index)
 	if err == nil && sealed == nil {
-		sealed, err = s.make(index)
+		sealed, err = missing(index)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("subject key: %w", err)

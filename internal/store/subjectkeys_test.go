@@ -17,6 +17,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/store"
 )
 
@@ -177,6 +178,22 @@ func TestAForgottenKeyIsNowhereInTheFile(t *testing.T) {
 	}
 	if left, err := filepath.Glob(path + "*"); err != nil || len(left) != 1 {
 		t.Errorf("files: %q, %v", left, err)
+	}
+}
+
+func TestFindingAKeyMakesNone(t *testing.T) {
+	s := openKeys(t, filepath.Join(t.TempDir(), "keys.db"), newGCM(t))
+	for _, step := range []string{"never made", "destroyed"} {
+		for range 2 {
+			if key, err := s.Find(background, "alice"); key != nil || !errors.Is(err, broker.ErrNotFound) {
+				t.Errorf("%s: %x, %v", step, key, err)
+			}
+		}
+		made := subjectKey(t, s, "alice")
+		if key, err := s.Find(background, "alice"); err != nil || !bytes.Equal(key, made) {
+			t.Errorf("found %x, %v; made %x", key, err, made)
+		}
+		must(t, s.Forget(background, "alice"))
 	}
 }
 
