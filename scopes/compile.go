@@ -83,6 +83,7 @@ type compiler struct {
 	problems Problems
 	groups   map[string]bool
 	issuers  map[string]bool
+	asks     map[string][]string // by resource: the clients that may ask for it
 }
 
 func (c *compiler) failf(at Pos, format string, args ...any) {
@@ -114,6 +115,7 @@ func Compile(mappings []*Mapping, world World) (*Policy, error) {
 	}
 	if len(c.problems) == 0 {
 		c.policy.buildIndex()
+		c.askers()
 		for _, m := range mappings {
 			c.reachable(m)
 		}
@@ -288,87 +290,6 @@ func (c *compiler) tool(r *resource, name string, in *Tool) {
 	}
 }
 
-func (c *compiler) rule(r *resource, in *Rule) {
-	out := &rule{ref: fmt.Sprintf("%s:%d", in.File, in.Line), to: in.To, condition: -1}
-	r.rules = append(r.rules, out)
-	if len(in.Allow) == 0 {
-		c.failf(in.Pos, "allow: a rule names at least one scope")
-	}
-	for _, a := range in.Allow {
-		switch s := r.scopes[a.Value]; {
-		case a.Value == star:
-			for _, name := range slices.Sorted(maps.Keys(r.scopes)) {
-				if s := r.scopes[name]; s.access == Read {
-					out.scopes = append(out.scopes, s)
-				}
-			}
-		case s == nil:
-			c.failf(a.Pos, "allow: there is no scope %q here; there are: %s", a.Value, list(maps.Keys(r.scopes)))
-		default:
-			out.scopes = append(out.scopes, s)
-		}
-	}
-	slices.SortFunc(out.scopes, func(a, b *scope) int { return cmp.Compare(a.name, b.name) })
-	out.scopes = slices.Compact(out.scopes)
-	if in.To == nil || len(in.To.Groups)+len(in.To.Agents)+len(in.To.Clients)+len(in.To.Subjects)+len(in.To.Claims) == 0 {
-		c.failf(in.Pos, `to: say to whom; for every subject write to: {groups: ["*"]}`)
-		out.to = &To{}
-		return
-	}
-	c.to(out, in.To)
-	switch in.Approval.Value {
-	case "", "required":
-		out.approval = in.Approval.Value != ""
-	default:
-		c.failf(in.Approval.Pos, "approval: %q: the one value is required", in.Approval.Value)
-	}
-	if in.When.Value != "" {
-		n, err := r.conditions.addWhen(in.When.Value)
-		if err != nil {
-			c.failf(in.When.Pos, "when: %v", err)
-			return
-		}
-		out.condition = n
-	}
-}
-
-func (c *compiler) to(out *rule, in *To) {
-	known := func(what string, texts []Text, exists func(string) bool, all func() string) {
-		for _, t := range texts {
-			if t.Value != star && !exists(t.Value) {
-				c.failf(t.Pos, "to: no %s is called %q, so that this never matches; there are: %s", what, t.Value, all())
-			}
-		}
-	}
-	known("group of a configured issuer", in.Groups, func(s string) bool { return c.groups[s] }, func() string { return list(maps.Keys(c.groups)) })
-	known("agent", in.Agents, func(s string) bool { return c.world.Agents[s] != nil || c.world.Clients[s].Ceiling != nil },
-		func() string { return list(maps.Keys(c.world.Agents)) + ", and the clients" })
-	known("client", in.Clients, func(s string) bool { return c.world.Clients[s].Ceiling != nil }, func() string { return list(maps.Keys(c.world.Clients)) })
-	for _, g := range in.Groups {
-		c.policy.groups[g.Value] = true
-	}
-	out.claims = make(map[string]string, len(in.Claims))
-	for name, v := range in.Claims {
-		c.policy.claims[name] = true
-		if name == "iss" && !c.issuers[v.Value] {
-			c.failf(v.Pos, "to: no configured issuer is %q, so that this never matches; there are: %s", v.Value, list(maps.Keys(c.issuers)))
-		}
-		out.claims[name] = v.Value
-	}
-	out.subjects = make(map[string]bool, len(in.Subjects))
-	for _, s := range in.Subjects {
-		iss, sub, ok := strings.Cut(s.Value, "#")
-		switch {
-		case s.Value == star:
-		case !ok || sub == "":
-			c.failf(s.Pos, "to: %q is no subject: write ISSUER#SUB", s.Value)
-		case !c.issuers[iss]:
-			c.failf(s.Pos, "to: no configured issuer is %q, so that this never matches; there are: %s", iss, list(maps.Keys(c.issuers)))
-		}
-		out.subjects[s.Value] = true
-	}
-}
-
 // forwards resolves what scopes are worth at other resources. A scope is never
 // worth more access elsewhere than it is itself.
 func (c *compiler) forwards(m *Mapping) {
@@ -399,139 +320,6 @@ func (c *compiler) forwards(m *Mapping) {
 			s.forward = append(s.forward, f)
 		}
 	}
-}
-
-// reachable reports rules that nobody can ever use, and scopes that nobody can
-// ever get.
-func (c *compiler) reachable(m *Mapping) {
-	r := c.policy.resources[m.Resource.Value]
-	gettable := make(map[string]bool)
-	for i, rule := range r.rules {
-		useful := false
-		for _, s := range rule.scopes {
-			if c.someClient(r, rule, s) {
-				gettable[s.name], useful = true, true
-			}
-		}
-		if !useful {
-			c.failf(m.Rules[i].Pos, "this rule never matches: no client that it allows may ask for %s within its ceiling", r.id)
-		}
-	}
-	for _, name := range r.conditions.permits(r) {
-		gettable[name] = true
-	}
-	for _, name := range slices.Sorted(maps.Keys(r.scopes)) {
-		if !gettable[name] {
-			hint := ""
-			if r.scopes[name].access > Read {
-				hint = fmt.Sprintf(" (a rule must name a scope of %s access; \"*\" is read only)", r.scopes[name].access)
-			}
-			c.failf(m.Scopes[name].Pos, "nobody can get the scope %s: no rule allows it%s", name, hint)
-		}
-	}
-}
-
-// someClient reports whether a client exists that the rule admits and that may
-// ask for the scope.
-func (c *compiler) someClient(r *resource, rule *rule, s *scope) bool {
-	for id, client := range c.world.Clients {
-		named := len(rule.to.Clients) == 0 || slices.ContainsFunc(rule.to.Clients, func(t Text) bool { return t.Value == star || t.Value == id })
-		asks := client.Resource == r.id || slices.Contains(client.Targets, r.id)
-		if named && asks && client.Ceiling.allows(r.id, s) {
-			return true
-		}
-	}
-	return false
-}
-
-func (c *compiler) ceilings() {
-	for _, name := range slices.Sorted(maps.Keys(c.world.Clients)) {
-		if ceiling := c.world.Clients[name].Ceiling; ceiling != nil {
-			c.ceiling("client "+name, ceiling)
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(c.world.Agents)) {
-		c.ceiling("agent "+name, c.world.Agents[name])
-	}
-}
-
-func (c *compiler) ceiling(who string, in *Ceiling) {
-	if in.Everything {
-		return
-	}
-	if in.Access == 0 || in.Scopes == nil || in.Vend == nil {
-		c.failf(in.Pos, `%s: a ceiling has access, scopes and vend, or is "*"`, who)
-		return
-	}
-	in.scopes, in.vend = make(map[string]map[string]bool), make(map[string]grant.Grant)
-	in.anyScope, in.anyVend = in.Scopes.Value == star, in.Vend.Value == star
-	if m, ok := in.Scopes.Value.(map[string]any); ok {
-		for id, v := range m {
-			names, err := texts(v)
-			if err != nil {
-				c.failf(in.Scopes.Pos, `%s: ceiling: scopes of %s: a list of texts is wanted, or "*"`, who, id)
-			}
-			in.scopes[id] = nil
-			if v != star {
-				in.scopes[id] = set(names)
-			}
-		}
-	} else if !in.anyScope {
-		c.failf(in.Scopes.Pos, `%s: ceiling: scopes is "*", or an object of resources`, who)
-	}
-	if m, ok := in.Vend.Value.(map[string]any); ok {
-		for provider, v := range m {
-			schema := c.world.Providers[provider]
-			if schema == nil {
-				c.failf(in.Vend.Pos, "%s: ceiling: there is no provider %q; there are: %s", who, provider, list(maps.Keys(c.world.Providers)))
-				continue
-			}
-			g, err := schema.ParseValue(v)
-			if err != nil {
-				c.failf(in.Vend.Pos, "%s: ceiling: vend %s: %v", who, provider, err)
-			}
-			in.vend[provider] = g
-		}
-	} else if !in.anyVend {
-		c.failf(in.Vend.Pos, `%s: ceiling: vend is "*", or an object of providers`, who)
-	}
-}
-
-func texts(v any) ([]string, error) {
-	if v == star {
-		return nil, nil
-	}
-	in, ok := v.([]any)
-	if !ok {
-		return nil, fmt.Errorf("no list")
-	}
-	out := make([]string, len(in))
-	for i := range in {
-		if out[i], ok = in[i].(string); !ok {
-			return nil, fmt.Errorf("no text")
-		}
-	}
-	return out, nil
-}
-
-// allows reports whether a scope is within the ceiling.
-func (c *Ceiling) allows(resource string, s *scope) bool {
-	if c.Everything {
-		return true
-	}
-	names, ok := c.scopes[resource]
-	return s.access <= c.Access && (c.anyScope || ok && (names == nil || names[s.name]))
-}
-
-// Limit returns the most that the ceiling leaves of a provider's grants.
-func (c *Ceiling) Limit(provider string, schema *grant.Schema) grant.Grant {
-	if c.Everything || c.anyVend {
-		return schema.Everything()
-	}
-	if g, ok := c.vend[provider]; ok {
-		return g
-	}
-	return schema.Nothing()
 }
 
 func identifier(s string) bool {

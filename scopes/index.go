@@ -27,7 +27,13 @@ type key struct{ scope, client, agent, group uint32 }
 type entry struct{ rule, next int32 }
 
 func (p *Policy) buildIndex() {
-	p.index = index{symbols: make(map[symbol]uint32), heads: make(map[key]int32)}
+	size := 0
+	for _, r := range p.resources {
+		for _, rule := range r.rules {
+			size += len(rule.scopes) * max(1, len(rule.to.Clients)) * max(1, len(rule.to.Agents)) * max(1, len(rule.to.Groups))
+		}
+	}
+	p.index = index{symbols: make(map[symbol]uint32), heads: make(map[key]int32, size), entries: make([]entry, 0, size)}
 	number := uint32(0)
 	for _, id := range slices.Sorted(maps.Keys(p.resources)) {
 		r := p.resources[id]

@@ -48,12 +48,16 @@ func (t *Text) SetPos(file string, line, column int) { t.Pos.SetPos(file, line, 
 // UnmarshalText implements [encoding.TextUnmarshaler].
 func (t *Text) UnmarshalText(b []byte) error { t.Value = string(b); return nil }
 
-// Duration is a span of time, written as "15m" or "1h30m".
+// Duration is a span of time, written as "15m" or "1h30m". Read, it is longer than
+// nothing.
 type Duration struct{ time.Duration }
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
 func (d *Duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(string(b))
+	if err == nil && v == 0 { // it would count as absent, and mean something else
+		return fmt.Errorf("%q is no time at all; leave the key out for the default", b)
+	}
 	if err != nil || v < 0 {
 		return fmt.Errorf("%q is no duration; write for example 15m or 1h30m", b)
 	}

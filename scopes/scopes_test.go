@@ -766,7 +766,7 @@ func TestAccess(t *testing.T) {
 	if scopes.Read.String()+scopes.Write.String()+scopes.Admin.String() != "readwriteadmin" {
 		t.Error("levels have other names")
 	}
-	for _, bad := range []string{"resource: https://x.example/\nscopes: {a: {access: own}}", "resource: https://x.example/\nmax_lifetime: -1s", "max_lifetime: 7"} {
+	for _, bad := range []string{"resource: https://x.example/\nscopes: {a: {access: own}}", "resource: https://x.example/\nmax_lifetime: -1s", "resource: https://x.example/\nmax_lifetime: 0s", "max_lifetime: 7"} {
 		var m scopes.Mapping
 		if err := strictyaml.Decode("m.yaml", []byte(bad), &m); err == nil {
 			t.Errorf("%q was read", bad)

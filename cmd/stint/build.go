@@ -28,6 +28,9 @@ type keyFile struct{ secrets vault.Store }
 
 const signingPath = "keys/signing"
 
+// subjectsFile keeps the keys of subjects, in the data folder.
+const subjectsFile = "subjects.db"
+
 // LoadKeys implements [token.KeyStore].
 func (k keyFile) LoadKeys(ctx context.Context) (secret.String, int, error) {
 	f, version, err := k.secrets.Read(ctx, signingPath)
@@ -141,11 +144,15 @@ func inFolder(cfg *config.Config) vault.Config {
 	return out
 }
 
+// ringConfig says how signing keys live: each is published until the last token
+// that it signed has run out, wherever they are looked at from.
+func ringConfig(cfg *config.Config) token.RingConfig {
+	longest := max(cfg.Lifetimes.Token.Duration, cfg.Lifetimes.Credential.Duration) + cfg.Revocation.ClockSkew.Duration
+	return token.RingConfig{Algorithm: cfg.Keys.Algorithm, Overlap: cfg.Keys.Overlap.Duration, Retain: longest, Now: time.Now}
+}
+
 func (s *server) openTokens(ctx context.Context) (err error) {
-	longest := max(s.cfg.Lifetimes.Token.Duration, s.cfg.Lifetimes.Credential.Duration) + s.cfg.Revocation.ClockSkew.Duration
-	s.ring, err = token.OpenRing(ctx, token.RingConfig{
-		Algorithm: s.cfg.Keys.Algorithm, Overlap: s.cfg.Keys.Overlap.Duration, Retain: longest, Now: time.Now,
-	}, keyFile{s.secrets})
+	s.ring, err = token.OpenRing(ctx, ringConfig(s.cfg), keyFile{s.secrets})
 	if err != nil {
 		return err
 	}
@@ -205,7 +212,7 @@ func (s *server) openBroker(ctx context.Context, tel *telemetry) error {
 	if err != nil {
 		return err
 	}
-	if s.subject, err = store.OpenSubjectKeys(filepath.Join(s.cfg.Data, "subjects.db"), sealer); err != nil {
+	if s.subject, err = store.OpenSubjectKeys(filepath.Join(s.cfg.Data, subjectsFile), sealer); err != nil {
 		return err
 	}
 	s.closers = append(s.closers, s.subject.Close)
@@ -221,6 +228,7 @@ func (s *server) openBroker(ctx context.Context, tel *telemetry) error {
 	if err != nil {
 		return err
 	}
+	s.closers = append(s.closers, s.events.Flush)
 	metrics := api.NewMetrics(version(), func(ctx context.Context) broker.Status { return s.broker.Status(ctx) })
 	feed.Recorder = metrics.Counting(s.events)
 	known, err := knownHead(feed)

@@ -28,7 +28,8 @@ line and column it stands. Nothing is opened and nobody is asked: it can run in 
 pipeline, away from the server.
 
 With --live it also opens the secrets and the store, and reaches every provider and the
-keys of every issuer. It changes nothing.
+keys of every issuer. It only reads, and can run beside the server: what that alone may
+have open, an embedded store and its addresses, is reported as in use.
 
 It exits with 3 if there are mistakes, and with 1 if something cannot be reached.`,
 		Example: "  stint check --config /etc/stint/stint.yaml\n  stint check --live -o json",

@@ -374,10 +374,17 @@ func TestLiveCheckBesideTheRunningServer(t *testing.T) {
 	dir := initialised(t, "--trust", issuer)
 	file := filepath.Join(dir, theConfig)
 	shortSocket(t, file)
-	edit(t, file, "", "providers: [{name: db, kind: postgres, settings: {host: 127.0.0.1, port: 1, database: d, password: 'vault:db#password', entitlement: none}}]\n")
 	serving(t, file)
-	wantStates(t, check(t.Context(), file, true), map[string]string{
-		"secrets": "in use: the running server has", "store": "in use: ", "issuer " + issuer: stateReady, "provider db": "skipped: ",
+	want := map[string]string{
+		"secrets": stateReady, "store": "in use: by the server that runs here; it was not touched", "issuer " + issuer: stateReady,
 		"listen.address": stateInUse, "listen.ops": stateInUse,
-	})
+	}
+	wantStates(t, check(t.Context(), file, true), want)
+	if out, code := stintCLI(t, "check", "--live", "-c", file); code != 0 || !strings.Contains(out, "is in order") {
+		t.Errorf("the command: %d: %s", code, out)
+	}
+	// A provider's secrets are read for it as well.
+	edit(t, file, "", "providers: [{name: db, kind: postgres, settings: {host: 127.0.0.1, port: 1, database: d, password: 'vault:keys/client-secrets#key', entitlement: none}}]\n")
+	want["provider db"] = "missing: unavailable: the database cannot be reached"
+	wantStates(t, check(t.Context(), file, true), want)
 }

@@ -222,7 +222,7 @@ func (p *plan) verifier(ctx context.Context) (*token.Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	ring, err := token.OpenRing(ctx, token.RingConfig{Algorithm: p.cfg.Keys.Algorithm, Retain: time.Hour, Now: time.Now}, lookOnly{keyFile{p.secrets}})
+	ring, err := token.OpenRing(ctx, ringConfig(p.cfg), lookOnly{keyFile{p.secrets}})
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -24,8 +23,10 @@ const (
 	stateReady   = "ready"
 	stateMissing = "missing" // it cannot be used
 	stateInUse   = "in use"  // by the server that runs here, which is the answer
-	stateSkipped = "skipped" // it could not be tried
 )
+
+// errRunning is why something was not tried: it works for a server already.
+var errRunning = errors.New("by the server that runs here; it was not touched")
 
 // reachTime bounds how long one dependency is waited for.
 const reachTime = 12 * time.Second
@@ -61,7 +62,7 @@ func (l *liveCheck) openVault() (err error) {
 	return err
 }
 
-// openSecrets opens the secrets. One process at a time has a sealed file open.
+// openSecrets opens the secrets, and finds out whether a server runs.
 func (l *liveCheck) openSecrets(ctx context.Context) {
 	if _, err := dialLocal(l.cfg); err == nil || !errors.Is(err, errNotRunning) {
 		l.running = true
@@ -76,18 +77,10 @@ func (l *liveCheck) openSecrets(ctx context.Context) {
 	l.failure = l.secrets.Ready(ctx)
 }
 
+// openFile opens the sealed file to read it, as it is: beside a server that has
+// it open, and without a lock that would be left behind.
 func (l *liveCheck) openFile() (err error) {
-	if l.running {
-		return errors.New("the running server has the sealed file open")
-	}
-	// Opening it would make a lock beside a file that is not there.
-	f := inFolder(l.cfg).File
-	for _, path := range []string{f.Path, f.Identity} {
-		if _, err := os.Stat(path); err != nil {
-			return err
-		}
-	}
-	l.secrets, _, err = vault.Open(inFolder(l.cfg), vault.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
+	l.secrets, _, err = vault.Open(inFolder(l.cfg), vault.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now, ReadOnly: true})
 	return err
 }
 
@@ -101,18 +94,13 @@ func (l *liveCheck) reach(ctx context.Context, p *plan) []dependency {
 	ctx, cancel := context.WithTimeout(ctx, reachTime)
 	defer cancel()
 	l.found = nil
-	switch {
-	case l.running && l.secrets == nil:
-		l.add("secrets", stateInUse, l.failure)
-	default:
-		l.result("secrets", l.failure)
-	}
+	l.result("secrets", l.failure)
 	var wait sync.WaitGroup
 	wait.Go(func() { l.reachStore(ctx) })
 	wait.Go(func() { l.reachKeys(ctx, p) })
 	for name, provider := range p.registry.Providers {
 		if ready := provider.Describe().Ready; ready != nil {
-			wait.Go(func() { l.reachProvider(ctx, "provider "+name, ready) })
+			wait.Go(func() { l.result("provider "+name, ready(ctx)) })
 		}
 	}
 	if l.cfg.Telemetry != nil {
@@ -146,24 +134,13 @@ func (l *liveCheck) result(name string, err error) {
 	l.add(name, state, err)
 }
 
-// reachProvider asks a provider. One whose secrets are in a sealed file that is
-// not open cannot be asked.
-func (l *liveCheck) reachProvider(ctx context.Context, name string, ready func(context.Context) error) {
-	err := ready(ctx)
-	if err != nil && l.running && l.secrets == nil {
-		l.add(name, stateSkipped, fmt.Errorf("without its secrets: %w", err))
-		return
-	}
-	l.result(name, err)
-}
-
 func (l *liveCheck) reachStore(ctx context.Context) {
 	const name = "store"
 	if l.cfg.Store.Kind == store.KindEmbedded {
 		_, err := os.Stat(l.cfg.Path(l.cfg.Store.File))
 		switch {
 		case l.running:
-			l.add(name, stateInUse, errors.New("by the running server"))
+			l.add(name, stateInUse, errRunning)
 			return
 		case errors.Is(err, os.ErrNotExist):
 			l.add(name, stateReady, errors.New("is made at the first start"))
@@ -198,7 +175,7 @@ func (l *liveCheck) reachKeys(ctx context.Context, p *plan) {
 func (l *liveCheck) reachListeners() {
 	for name, address := range map[string]string{"listen.address": l.cfg.Listen.Address, "listen.ops": l.cfg.Listen.Ops} {
 		if l.running {
-			l.add(name, stateInUse, errors.New("by the running server"))
+			l.add(name, stateInUse, errRunning)
 			continue
 		}
 		in, err := net.Listen("tcp", address)

@@ -42,7 +42,8 @@ func dialLocal(cfg *config.Config) (*local, error) {
 	}}, nil
 }
 
-// call makes a request and reads the answer into out.
+// call makes a request and reads the answer into out. What the server refuses is
+// refused; what it could not do failed.
 func (l *local) call(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader
 	if in != nil {
@@ -74,7 +75,11 @@ func (l *local) call(ctx context.Context, method, path string, in, out any) erro
 			Description string `json:"error_description"`
 		}
 		_ = json.Unmarshal(data, &e)
-		return fmt.Errorf("the server answered %d %s: %s (request %s)", resp.StatusCode, e.Error, e.Description, resp.Header.Get("X-Request-Id"))
+		err := fmt.Errorf("the server answered %d %s: %s (request %s)", resp.StatusCode, e.Error, e.Description, resp.Header.Get("X-Request-Id"))
+		if resp.StatusCode < http.StatusInternalServerError && resp.StatusCode != http.StatusTooManyRequests {
+			return &exitError{exitRefused, err}
+		}
+		return err
 	}
 	return json.Unmarshal(data, out)
 }

@@ -98,7 +98,7 @@ What happened:          stint audit tail`,
 	})
 	root.AddCommand(
 		newServe(g), newCheck(g), newInit(g), newExplain(g), newRevoke(g), newAudit(g), newKeys(g), newClient(g),
-		newProviders(g), newPostgres(g), newRecover(g), newSchema(g), newDemo(g), newDev(g), newVersion(g),
+		newProviders(g), newPostgres(g), newRecovery(g), newSchema(g), newDemo(g), newDev(g), newVersion(g),
 	)
 	for _, c := range root.Commands() {
 		usageOfArgs(c)

@@ -92,7 +92,7 @@ func (s *server) run(ctx context.Context, ready func(s *server, public, ops stri
 	go s.followKeys(background)
 	go s.tokens.Warm(background)
 	s.note(ctx, "started", nil)
-	err := s.api.Serve(ctx, s.cfg.Listen, grace, func(public, ops string) { ready(s, public, ops) })
+	err := s.api.Serve(ctx, s.cfg.Listen.Listen, grace, func(public, ops string) { ready(s, public, ops) })
 	s.note(context.WithoutCancel(ctx), "stopped", err)
 	cancel()
 	<-done

@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -154,66 +154,104 @@ func checks(_ context.Context, _ settings, out *report) error {
 	return nil
 }
 
+// bare is a file that is written and synced as a journal is, and nothing more.
+type bare struct {
+	file   *os.File
+	offset int64
+}
+
+const bareSize = 32 << 20 // bytes, there before anything is measured
+
+func openBare(path string) (*bare, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if _, err = f.Write(make([]byte, bareSize)); err == nil {
+		err = f.Sync()
+	}
+	return &bare{file: f}, err
+}
+
+// write writes and syncs n times, and returns how long each took.
+func (b *bare) write(payload []byte, n int) (took []time.Duration, err error) {
+	for range n {
+		began := time.Now()
+		if _, err := b.file.WriteAt(payload, b.offset); err != nil {
+			return nil, err
+		}
+		if err := syscall.Fdatasync(int(b.file.Fd())); err != nil {
+			return nil, err
+		}
+		took = append(took, time.Since(began))
+		b.offset = (b.offset + int64(len(payload))) % (bareSize - 1<<20)
+	}
+	return took, nil
+}
+
+// appends lets writers append to a journal at the same time, and returns how long
+// each waited for each frame.
+func appends(j *audit.Journal, payload []byte, writers int) (waits []time.Duration, err error) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			for range max(2, 200/writers) {
+				began := time.Now()
+				failure := j.Append(audit.Frame{Type: audit.FrameLease, Payload: payload})
+				took := time.Since(began)
+				mu.Lock()
+				waits, err = append(waits, took), errors.Join(err, failure)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return waits, err
+}
+
 // journal measures how long one append takes, against a bare sync of a file like
 // the journal's.
 func journal(_ context.Context, s settings, out *report) error {
 	payload := []byte(strings.Repeat("x", 1200))
-	bare, err := os.OpenFile(filepath.Join(s.dir, "bare"), os.O_RDWR|os.O_CREATE, 0o600)
+	b, err := openBare(filepath.Join(s.dir, "bare"))
 	if err != nil {
 		return err
 	}
-	defer func() { _ = bare.Close() }()
-	if _, err := bare.Write(make([]byte, 32<<20)); err != nil {
-		return err
-	}
-	if err := bare.Sync(); err != nil {
-		return err
-	}
+	defer func() { _ = b.file.Close() }()
 	j, err := audit.OpenJournal(audit.JournalConfig{Dir: filepath.Join(s.dir, "journal")})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = j.Close() }()
 	var floors []time.Duration
-	waits := map[int][]time.Duration{}
-	offset := int64(0)
+	waits := make(map[int][]time.Duration)
 	for range 12 { // interleaved
-		for range 200 {
-			began := time.Now()
-			if _, err := bare.WriteAt(payload, offset); err != nil {
-				return err
-			}
-			if err := syscall.Fdatasync(int(bare.Fd())); err != nil {
-				return err
-			}
-			floors = append(floors, time.Since(began))
-			offset = (offset + int64(len(payload))) % (31 << 20)
+		took, err := b.write(payload, 200)
+		if err != nil {
+			return err
 		}
-		for _, writers := range []int{1, 16, 128} {
-			var mu sync.Mutex
-			var wg sync.WaitGroup
-			for range writers {
-				wg.Go(func() {
-					var mine []time.Duration
-					for range max(2, 200/writers) {
-						began := time.Now()
-						if err := j.Append(audit.Frame{Type: audit.FrameLease, Payload: payload}); err != nil {
-							return
-						}
-						mine = append(mine, time.Since(began))
-					}
-					mu.Lock()
-					waits[writers] = append(waits[writers], mine...)
-					mu.Unlock()
-				})
+		floors = append(floors, took...)
+		for _, writers := range journalWriters {
+			took, err := appends(j, payload, writers)
+			if err != nil {
+				return err
 			}
-			wg.Wait()
+			waits[writers] = append(waits[writers], took...)
 		}
 	}
+	tellJournal(floors, waits, out)
+	return nil
+}
+
+// journalWriters are how many append at the same time.
+var journalWriters = []int{1, 16, 128}
+
+func tellJournal(floors []time.Duration, waits map[int][]time.Duration, out *report) {
 	base := quantile(floors, 0.5)
 	out.add("bare sync of a file, p50", base*1000, "us")
 	out.add("bare sync of a file, p99", quantile(floors, 0.99)*1000, "us")
-	for _, writers := range []int{1, 16, 128} {
+	for _, writers := range journalWriters {
 		name := fmt.Sprintf("journal, %d writers", writers)
 		p50 := quantile(waits[writers], 0.5)
 		out.add(name+", p50", p50*1000, "us")
@@ -224,6 +262,4 @@ func journal(_ context.Context, s settings, out *report) error {
 			out.add(name+", p50 against a bare sync", p50/base, "x")
 		}
 	}
-	slices.Sort(floors)
-	return nil
 }

@@ -57,6 +57,9 @@ var good = map[string]string{
 	"mapped scopes":       with("scopes: identity-only", "scopes: {mapped: {mail: {'https://api.example': [read]}}}"),
 	"keys within":         with("jwks_file: notes.json", "jwks: {keys: [{kty: EC}]}"),
 	"keys elsewhere":      with("jwks_file: notes.json", "jwks_uri: https://x.example/keys"),
+	"metrics in a pod":    with(`{address: "127.0.0.1:8080"}`, `{address: "127.0.0.1:8080", ops: ":9464", insecure_ops: true}`),
+	"metrics at home":     with(`{address: "127.0.0.1:8080"}`, `{address: "127.0.0.1:8080", ops: "[::1]:9464"}`),
+	"the longest":         with("max_subject_age: 1h", "max_subject_age: 720h\n    max_session_age: 8760h", "", "lifetimes: {token: 24h, credential: 24h}\nrevocation: {max_staleness: 1m, max_clock_offset: 1m, clock_skew: 10m}\nkeys: {overlap: 168h}\n"),
 	"an IPv6 address":     with("127.0.0.1:8080", "[::1]:8080"),
 	"an issuer at home":   with("https://stint.example", "http://localhost:8080"),
 	"everything else": with("", "replica: a\nagents: [{name: d, identities: {'https://idp.example': x}, ceiling: '*'}]\nlifetimes: {token: 1m}\n"+
@@ -86,7 +89,9 @@ var brokenToo = map[string]string{
 
 // codeAlone are those of broken that take more than a schema to see.
 var codeAlone = []string{
-	"an issuer with a slash at its end", "an issuer with a query", "nobody to serve", "plain HTTP on every address",
+	"an issuer with a slash at its end", "an issuer with a query", "nobody to serve", "plain HTTP on every address", "health in full on every address", "metrics on a name",
+	"everything in plain HTTP on every address", "tokens of no time", "tokens for years", "tokens for an instant", "staleness without a bound",
+	"an overlap of a year", "subjects for years",
 	"a header in the store", "a user without a password", "a Redis without TLS", "a session shorter than a token",
 	"a secret id in the store that it opens", "a client with a secret in place of its hash", "mistakes of the whole, each of them", "an alias",
 	"a second document", // editors look at each by itself

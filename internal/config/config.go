@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -42,7 +43,7 @@ type Config struct {
 	// machine the store and the sealed secrets.
 	Data string `yaml:"data" check:"required"`
 	// Listen says where Stint listens.
-	Listen api.Listen `yaml:"listen" check:"required"`
+	Listen Listen `yaml:"listen" check:"required"`
 	// Store says where state is kept: leases, one-time ids and revocations.
 	Store store.Config `yaml:"store" check:"required"`
 	// Secrets says where secrets are kept: signing keys, sealing keys, and what the
@@ -85,6 +86,27 @@ type Issuer struct {
 	Tokens token.Issuer  `yaml:",inline"`
 }
 
+// Listen says where and how to listen.
+type Listen struct {
+	api.Listen
+	// InsecureOps allows ops at any address: health in full and metrics in plain
+	// HTTP, for whoever reaches it. It is for networks where that is only who should,
+	// for instance a pod whose network policy lets in what collects metrics alone.
+	// Probes need it not: /livez and /readyz are at the public address as well.
+	InsecureOps bool `yaml:"insecure_ops,omitempty"`
+}
+
+// Check says what is wrong with where to listen.
+func (l *Listen) Check() error {
+	host, _, _ := net.SplitHostPort(l.Ops) // its form was checked
+	ip := net.ParseIP(host)
+	if l.Ops != "" && !l.InsecureOps && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return errors.Join(l.Listen.Check(), fmt.Errorf("ops: %s: health in full and metrics are plain HTTP, for loopback addresses; "+
+			"where the network lets in nobody else, say insecure_ops: true", l.Ops))
+	}
+	return l.Listen.Check()
+}
+
 // Provider is an upstream.
 type Provider struct {
 	scopes.Pos `yaml:"-"`
@@ -108,21 +130,24 @@ func (p *Provider) Check() error {
 
 // Lifetimes bound what is issued.
 type Lifetimes struct {
-	// Token is the longest that a token of ours may live. Absent: 5m.
-	Token scopes.Duration `yaml:"token,omitempty"`
-	// Credential is the longest that a vended credential may live. Absent: 15m.
-	Credential scopes.Duration `yaml:"credential,omitempty"`
+	// Token is the longest that a token of ours may live, at most 24h. Absent: 5m.
+	Token scopes.Duration `yaml:"token,omitempty" check:"min=1s,max=24h"`
+	// Credential is the longest that a vended credential may live, at most 24h.
+	// Absent: 15m.
+	Credential scopes.Duration `yaml:"credential,omitempty" check:"min=1s,max=24h"`
 }
 
 // Revocation bounds how late a replica may learn of a revocation.
 type Revocation struct {
 	// MaxStaleness is how old the last confirmed heartbeat of a replica may be for
-	// it to grant anything. Absent: 2s.
-	MaxStaleness scopes.Duration `yaml:"max_staleness,omitempty"`
-	// MaxClockOffset is how far its clock may be from the store's. Absent: 1s.
-	MaxClockOffset scopes.Duration `yaml:"max_clock_offset,omitempty"`
-	// ClockSkew is how far the clocks of issuers and clients may be off. Absent: 30s.
-	ClockSkew scopes.Duration `yaml:"clock_skew,omitempty"`
+	// it to grant anything, at most 1m. Absent: 2s.
+	MaxStaleness scopes.Duration `yaml:"max_staleness,omitempty" check:"min=100ms,max=1m"`
+	// MaxClockOffset is how far its clock may be from the store's, at most 1m.
+	// Absent: 1s.
+	MaxClockOffset scopes.Duration `yaml:"max_clock_offset,omitempty" check:"min=1ms,max=1m"`
+	// ClockSkew is how far the clocks of issuers and clients may be off, at most 10m.
+	// Absent: 30s.
+	ClockSkew scopes.Duration `yaml:"clock_skew,omitempty" check:"min=1ms,max=10m"`
 }
 
 // Keys says how our signing keys live.
@@ -130,8 +155,8 @@ type Keys struct {
 	// Algorithm is that of new keys. Absent: ES256.
 	Algorithm string `yaml:"algorithm,omitempty" check:"oneof=ES256|EdDSA"`
 	// Overlap is how long a new key is published before it signs: as long as
-	// anybody caches our keys. Absent: 10m.
-	Overlap scopes.Duration `yaml:"overlap,omitempty"`
+	// anybody caches our keys, at most 168h. Absent: 10m.
+	Overlap scopes.Duration `yaml:"overlap,omitempty" check:"min=1s,max=168h"`
 }
 
 // Network says which networks may be asked.
@@ -218,6 +243,13 @@ func cause(err error) string {
 	return err.Error()
 }
 
+// The longest that tokens and sessions of others are accepted: revocations are
+// remembered for as long.
+const (
+	maxSubjectAge = 720 * time.Hour
+	maxSessionAge = 8760 * time.Hour
+)
+
 // Check holds the parts against each other.
 func (c *Config) Check() error {
 	var wrong []error
@@ -228,6 +260,17 @@ func (c *Config) Check() error {
 	forItself := func(cl *broker.Client) bool { return slices.Contains(cl.GrantTypes, broker.ClientCredentials) }
 	if len(c.Issuers) == 0 && !slices.ContainsFunc(c.Clients, forItself) {
 		failf("issuers: there are none, and no client acts for itself: nobody could be served")
+	}
+	for i, in := range c.Issuers {
+		if in.Policy.Accept != nil && len(in.Policy.Accept) == 0 {
+			failf("issuers[%d].accept: it is empty, so that every token of this issuer would be refused: name access_token, id_token or jwt, or set disabled", i)
+		}
+		if age := in.Policy.MaxSubjectAge.Duration; age > maxSubjectAge {
+			failf("issuers[%d].max_subject_age: %s is out of bounds: max is 720h", i, age)
+		}
+		if age := in.Policy.MaxSessionAge.Duration; age > maxSessionAge {
+			failf("issuers[%d].max_session_age: %s is out of bounds: max is 8760h", i, age)
+		}
 	}
 	seen := make(map[string]bool)
 	for i, p := range c.Providers {

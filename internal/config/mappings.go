@@ -6,8 +6,11 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/stint-dev/stint/internal/strictyaml"
 	"github.com/stint-dev/stint/scopes"
@@ -41,17 +44,16 @@ func LoadMappings(dir string) ([]*scopes.Mapping, error) {
 			failf(e.Name(), "a mapping is called NAME.yaml: this file would do nothing")
 		}
 	}
-	for _, name := range names {
-		m, err := loadMapping(dir, name, cedar[name])
-		delete(cedar, name)
+	for i, l := range loadAll(dir, names, cedar) {
+		delete(cedar, names[i])
 		var some strictyaml.Errors
 		switch {
-		case errors.As(err, &some):
+		case errors.As(l.err, &some):
 			mistakes = append(mistakes, some...)
-		case err != nil:
-			return nil, err
+		case l.err != nil:
+			return nil, l.err
 		default:
-			out = append(out, m)
+			out = append(out, l.mapping)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(cedar)) {
@@ -64,6 +66,29 @@ func LoadMappings(dir string) ([]*scopes.Mapping, error) {
 		return nil, mistakes
 	}
 	return out, nil
+}
+
+// loaded is what came of reading a mapping.
+type loaded struct {
+	mapping *scopes.Mapping
+	err     error
+}
+
+// loadAll reads mappings, as many at a time as there are processors, and returns
+// them in the order of their names.
+func loadAll(dir string, names []string, cedar map[string]bool) []loaded {
+	out := make([]loaded, len(names))
+	var next atomic.Int64
+	var wait sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(names)) {
+		wait.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(names)); i = next.Add(1) - 1 {
+				out[i].mapping, out[i].err = loadMapping(dir, names[i], cedar[names[i]])
+			}
+		})
+	}
+	wait.Wait()
+	return out
 }
 
 // loadMapping reads one mapping. The error is a [strictyaml.Errors].

@@ -65,7 +65,7 @@ var rules = map[string]object{
 		"else": object{"properties": object{"jwks": false, "jwks_file": false, "jwks_uri": false}, "required": texts("secret_hashes")},
 	},
 	"broker.ClientAuth.secret_hashes": {"maxItems": 4},
-	"broker.Issuer.accept":            {"items": object{"enum": texts("access_token", "id_token", "jwt")}},
+	"broker.Issuer.accept":            {"minItems": 1, "items": object{"enum": texts("access_token", "id_token", "jwt")}},
 	"token.Issuer.algorithms": {"items": object{
 		"enum": texts("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"),
 	}},

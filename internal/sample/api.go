@@ -86,12 +86,6 @@ func StartAPI(ctx context.Context, cfg APIConfig) (*API, error) {
 	return a, nil
 }
 
-// URL is where it is: http://127.0.0.1:PORT.
-func (a *API) URL() string { return a.base }
-
-// Resource is what tokens for it name as their audience.
-func (a *API) Resource() string { return a.resource }
-
 // require lets through who has a token for this API with a scope, and tells the
 // others what is wanted (RFC 6750 section 3).
 func (a *API) require(scope string, next func(http.ResponseWriter, *http.Request, *Introspection)) http.Handler {

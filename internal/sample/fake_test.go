@@ -195,7 +195,7 @@ func (f *stintFake) exchange(id string, form url.Values) (map[string]any, *probl
 		return bad("unsupported_grant_type")
 	}
 	tok := f.tokens[form.Get("subject_token")]
-	if tok == nil || tok.gone || form.Get("subject_token_type") != "urn:ietf:params:oauth:token-type:access_token" ||
+	if tok == nil || tok.gone || tok.once && tok.used || form.Get("subject_token_type") != "urn:ietf:params:oauth:token-type:access_token" ||
 		tok.client != id && (c.resource == "" || tok.aud != c.resource) {
 		return bad("invalid_request")
 	}
@@ -208,13 +208,14 @@ func (f *stintFake) exchange(id string, form url.Values) (map[string]any, *probl
 			return bad("invalid_scope")
 		}
 	}
+	tok.used = true // which is of interest if it is for one use
 	out := map[string]any{"issued_token_type": form.Get("requested_token_type"), "expires_in": 300, "scope": form.Get("scope")}
 	switch form.Get("requested_token_type") {
 	case "urn:ietf:params:oauth:token-type:access_token":
 		raw := "fake." + rand.Text()
 		f.tokens[raw] = &fakeToken{
 			aud: form.Get("resource"), sub: tok.sub, client: id, scope: scope, actors: append([]string{id}, tok.actors...),
-			once: strings.Contains(form.Get("authorization_details"), `"once":true`),
+			once: tok.once || strings.Contains(form.Get("authorization_details"), `"once":true`),
 		}
 		out["access_token"], out["token_type"] = raw, "Bearer"
 	case "https://stint.dev/token-type/credential":
@@ -250,7 +251,7 @@ func (f *stintFake) introspect(id string, form url.Values) (map[string]any, *pro
 	if c := f.clients[id]; c.resource == "" || c.resource != tok.aud {
 		return nil, &problem{http.StatusForbidden, "unauthorized_client"}
 	}
-	if tok.gone {
+	if tok.gone || tok.once && tok.used {
 		return map[string]any{"active": false}, nil
 	}
 	if form.Get("consume") == "true" {

@@ -12,13 +12,14 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/zitadel/oidc/v3/pkg/client/rp"
 	"github.com/zitadel/oidc/v3/pkg/oidc"
+
+	"github.com/stint-dev/stint/internal/testbed"
 )
 
 const (
@@ -26,28 +27,10 @@ const (
 	mcpAudience   = "https://mcp.example/orders"
 )
 
-// clock is a clock that is moved by hand.
-type clock struct {
-	mu    sync.Mutex
-	ahead time.Duration
-}
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return time.Now().Add(c.ahead)
-}
-
-func (c *clock) move(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.ahead += d
-}
-
-func startIdP(t *testing.T) (*IdP, *clock) {
+func startIdP(t *testing.T) (*IdP, *testbed.Clock) {
 	t.Helper()
-	c := &clock{}
-	idp, err := StartIdP(t.Context(), IdPConfig{Audience: stintAudience, Resources: []string{mcpAudience}, Now: c.now})
+	c := &testbed.Clock{}
+	idp, err := StartIdP(t.Context(), IdPConfig{Audience: stintAudience, Resources: []string{mcpAudience}, Now: c.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,7 +274,7 @@ func TestWhatACodeIsRefusedFor(t *testing.T) {
 		"another redirect URI":            {func(f *flow, _ *string) { f.redirect = "http://127.0.0.1:1/callback" }, "invalid_grant"},
 		"another client":                  {func(f *flow, _ *string) { f.clientID = "other" }, "invalid_client"},
 		"another code":                    {func(_ *flow, code *string) { *code = "other" }, "invalid_grant"},
-		"too late":                        {func(*flow, *string) { c.move(codeTime) }, "invalid_grant"},
+		"too late":                        {func(*flow, *string) { c.Move(codeTime) }, "invalid_grant"},
 		"another resource than was asked": {func(f *flow, _ *string) { f.resource = mcpAudience }, "invalid_target"},
 		"a second time":                   {func(f *flow, code *string) { _, _ = f.redeem(context.Background(), *code) }, "invalid_grant"},
 		"a second time, after a wrong first": {func(f *flow, code *string) {
@@ -385,7 +368,7 @@ func TestTheFormIsForOneBrowserAndFewAttempts(t *testing.T) {
 	})
 	t.Run("the form ends", func(t *testing.T) {
 		f, page := begin(t)
-		c.move(signInTime)
+		c.Move(signInTime)
 		if got := post(t, f, form(page, "alice-password")); got != http.StatusBadRequest {
 			t.Errorf("the status is %d", got)
 		}
@@ -399,8 +382,8 @@ func TestTheFormIsForOneBrowserAndFewAttempts(t *testing.T) {
 }
 
 func TestSoManyCanSignInAtATime(t *testing.T) {
-	c := &clock{}
-	w := newWaiting(c.now)
+	c := &testbed.Clock{}
+	w := newWaiting(c.Now)
 	for i := range maxWaiting {
 		if !w.begin(&attempt{id: string(rune('a' + i))}) {
 			t.Fatalf("attempt %d is refused", i)
@@ -409,7 +392,7 @@ func TestSoManyCanSignInAtATime(t *testing.T) {
 	if w.begin(&attempt{id: "one more"}) {
 		t.Error("one more is taken")
 	}
-	c.move(signInTime)
+	c.Move(signInTime)
 	if !w.begin(&attempt{id: "later"}) {
 		t.Error("later ones are refused")
 	}

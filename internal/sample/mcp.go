@@ -91,12 +91,6 @@ func StartMCP(ctx context.Context, cfg MCPConfig) (*MCPServer, error) {
 	return s, nil
 }
 
-// URL is where it is: http://127.0.0.1:PORT/mcp.
-func (s *MCPServer) URL() string { return s.base + mcpPath }
-
-// Resource is what tokens for it name as their audience.
-func (s *MCPServer) Resource() string { return s.cfg.Resource }
-
 // handler routes: the metadata for everybody, MCP for who has a token.
 func (s *MCPServer) handler(base string) http.Handler {
 	tools := s.newTools()
@@ -163,12 +157,6 @@ func (s *MCPServer) verify(ctx context.Context, token string, r *http.Request) (
 	}
 	return &auth.TokenInfo{
 		Scopes: i.Scope, Expiration: i.Expires, UserID: i.Subject,
-		Extra: map[string]any{heldToken: caller{held, i.Once}},
+		Extra: map[string]any{heldToken: held},
 	}, nil
-}
-
-// caller is who called a tool.
-type caller struct {
-	token secret.String
-	once  bool
 }

@@ -106,9 +106,6 @@ func StartWarehouse(ctx context.Context, cfg WarehouseConfig) (_ *Warehouse, err
 	return w, nil
 }
 
-// Port is where it listens.
-func (w *Warehouse) Port() int { return w.cfg.Port }
-
 // DSN is a connection URI of the superuser for a database.
 func (w *Warehouse) DSN(database string) secret.String {
 	u := url.URL{

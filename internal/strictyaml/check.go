@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -118,10 +119,7 @@ func checkOne(name, arg string, v reflect.Value) error {
 			return fmt.Errorf("%q is none of %s", v.String(), strings.Join(all, ", "))
 		}
 	case "min", "max":
-		n, _ := strconv.ParseInt(arg, 10, 64)
-		if name == "min" && v.Int() < n || name == "max" && v.Int() > n {
-			return fmt.Errorf("%d is out of bounds: %s is %d", v.Int(), name, n)
-		}
+		return checkBound(name, arg, v)
 	case "url", "https":
 		return checkURL(v.String(), name == "https")
 	case "hostport":
@@ -140,6 +138,25 @@ func checkOne(name, arg string, v reflect.Value) error {
 		panic("strictyaml: no such check: " + name)
 	}
 	return nil
+}
+
+// checkBound holds a number, or a span of time, against its least or its most.
+func checkBound(name, arg string, v reflect.Value) error {
+	span := v.Kind() == reflect.Struct
+	var n int64
+	if span { // a struct around a time.Duration, as types of spans are
+		d, _ := time.ParseDuration(arg)
+		n, v = int64(d), v.Field(0)
+	} else {
+		n, _ = strconv.ParseInt(arg, 10, 64)
+	}
+	switch {
+	case name == "min" && v.Int() >= n || name == "max" && v.Int() <= n:
+		return nil
+	case span:
+		return fmt.Errorf("%s is out of bounds: %s is %s", time.Duration(v.Int()), name, arg)
+	}
+	return fmt.Errorf("%d is out of bounds: %s is %d", v.Int(), name, n)
 }
 
 // Reference is the form of references to secrets, as a regular expression.

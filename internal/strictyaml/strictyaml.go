@@ -66,7 +66,8 @@ type checked interface{ Check() error }
 // Fields are named by the tag yaml; "-" leaves one out, and a struct that is
 // embedded without a tag or tagged ",inline" is part of its parent. The tag check holds conditions, separated
 // by commas: required, url, https (or plain HTTP on loopback), hostport, network
-// (such as 10.1.0.0/16), reference (to a secret), oneof=a|b, min=N, max=N. Of
+// (such as 10.1.0.0/16), reference (to a secret), oneof=a|b, min=N, max=N; of a span
+// of time, min=1s and max=1h. Of
 // lists and maps all but the first hold for every element.
 //
 // A target with SetPos is told where it stood, and one with SetRaw is given what
@@ -223,36 +224,12 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-// field is one field of a struct, embedded ones included.
-type field struct {
-	name  string
-	index []int
-	check string
-}
-
-func fields(t reflect.Type) (out []field) {
-	for f := range t.Fields() {
-		name, option, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-		switch {
-		case name == "-":
-		case name == "" && (f.Anonymous || option == "inline") && f.Type.Kind() == reflect.Struct:
-			for _, inner := range fields(f.Type) {
-				inner.index = append(slices.Clone(f.Index), inner.index...)
-				out = append(out, inner)
-			}
-		case name != "" && f.IsExported():
-			out = append(out, field{name, f.Index, f.Tag.Get("check")})
-		}
-	}
-	return out
-}
-
 func (d *decoder) object(node *yaml.Node, v reflect.Value, path string) {
 	if node.Kind != yaml.MappingNode {
 		d.failf(node, "%san object is wanted, not %s", label(path), describe(node))
 		return
 	}
-	all := fields(v.Type())
+	all := shapeOf(v.Type()).fields
 	seen, wrong := make(map[string]*yaml.Node), make(map[string]bool)
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		key, val := node.Content[i], node.Content[i+1]
@@ -272,29 +249,13 @@ func (d *decoder) object(node *yaml.Node, v reflect.Value, path string) {
 		if len(d.errors) == before {
 			d.check(val, v.FieldByIndex(all[n].index), all[n].check, join(path, key.Value))
 		}
-		wrong[key.Value] = len(d.errors) > before
+		if len(d.errors) > before {
+			wrong[key.Value] = true
+		}
 	}
 	for _, f := range all {
-		required := slices.Contains(strings.Split(f.check, ","), "required")
-		if key := seen[f.name]; required && !wrong[f.name] && (key == nil || v.FieldByIndex(f.index).IsZero()) {
+		if key := seen[f.name]; f.required && !wrong[f.name] && (key == nil || v.FieldByIndex(f.index).IsZero()) {
 			d.failf(cmp.Or(key, node), "%s%s is missing", label(path), f.name)
-		}
-	}
-}
-
-// inline does for structs that are part of their parent what is done for others:
-// it says where they stood, and asks what is wrong with them.
-func (d *decoder) inline(node, at *yaml.Node, v reflect.Value, path string, before int) {
-	for f := range v.Type().Fields() {
-		if f.Tag.Get("yaml") != ",inline" {
-			continue
-		}
-		part := v.FieldByIndex(f.Index).Addr().Interface()
-		if p, ok := part.(positioned); ok {
-			p.SetPos(d.file, at.Line, at.Column)
-		}
-		if c, ok := part.(checked); ok && len(d.errors) == before {
-			d.whole(node, at, c.Check(), path)
 		}
 	}
 }
@@ -370,7 +331,7 @@ func (d *decoder) list(node *yaml.Node, v reflect.Value, path string) {
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(node.Content), len(node.Content)))
 	for i, n := range node.Content {
-		at := fmt.Sprintf("%s[%d]", path, i)
+		at := path + "[" + strconv.Itoa(i) + "]"
 		if isNull(n) {
 			d.failf(n, "%san empty element", label(at))
 			continue

@@ -152,12 +152,3 @@ func (p *Process) Kill() {
 
 // Done is closed when the server has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
-
-// Dial returns nil once something listens at a TCP address.
-func Dial(addr string) error {
-	c, err := net.DialTimeout("tcp", addr, time.Second)
-	if err != nil {
-		return err
-	}
-	return c.Close()
-}

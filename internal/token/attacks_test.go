@@ -85,7 +85,7 @@ func TestAttackKeyServerThatTurnsBad(t *testing.T) {
 		"keys of two texts": func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(append(r.keys(), r.keys()...)) },
 	} {
 		r.serve(handle)
-		r.clock.move(maxFresh + minInterval)
+		r.clock.Move(maxFresh + minInterval)
 		began := time.Now()
 		text := r.compact(accessHeader, claims(r.clock.Now(), map[string]any{"iss": r.server.URL, "jti": name}))
 		if _, err := r.verify(text); err != nil {
@@ -107,7 +107,7 @@ func TestAttackKeyServerThatTurnsBad(t *testing.T) {
 			}
 		}
 		r.publish(r.keys()) // and it is well again in between
-		r.clock.move(maxFresh + minInterval)
+		r.clock.Move(maxFresh + minInterval)
 		if _, err := r.verify(r.compact(accessHeader, claims(r.clock.Now(), map[string]any{"iss": r.server.URL, "jti": name + " again"}))); err != nil {
 			t.Errorf("after %s: %v", name, err)
 		}

@@ -22,9 +22,16 @@ type cache struct {
 type cached struct {
 	key     [32]byte
 	token   *broker.Token
-	keys    *source // whose keys verified it, and which state of them
+	keys    keySource // whose keys verified it, and which state of them
 	state   uint64
 	expires time.Time
+}
+
+// keySource are keys that may be replaced. Tokens that those before verified are
+// then looked at again.
+type keySource interface {
+	// generation says how often they were replaced.
+	generation() uint64
 }
 
 // maxCached is how long a verified token is remembered, at most.
@@ -36,8 +43,8 @@ func newCache(most int) *cache {
 
 func cacheKey(text string) [32]byte { return sha256.Sum256([]byte(text)) }
 
-// get returns a remembered token, unless it has expired or the keys of its issuer
-// have changed.
+// get returns a remembered token, unless it has expired or the keys of its issuer,
+// or ours, have changed.
 func (c *cache) get(key [32]byte, now time.Time) *broker.Token {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -46,7 +53,7 @@ func (c *cache) get(key [32]byte, now time.Time) *broker.Token {
 		return nil
 	}
 	e := el.Value.(*cached)
-	if !now.Before(e.expires) || e.keys != nil && e.keys.state() != e.state {
+	if !now.Before(e.expires) || e.keys.generation() != e.state {
 		c.order.Remove(el)
 		delete(c.known, key)
 		return nil
@@ -72,9 +79,9 @@ func (c *cache) put(e *cached) {
 	}
 }
 
-// state says how often the set of keys has changed. Asking renews a set that is
+// generation says how often the set of keys has changed. Asking renews a set that is
 // no longer fresh, so that tokens in constant use do not keep old keys alive.
-func (s *source) state() uint64 {
+func (s *source) generation() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.client != nil {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/secret"
+	"github.com/stint-dev/stint/internal/testbed"
 )
 
 const (
@@ -29,24 +30,9 @@ const (
 	idp  = "https://idp.test"
 )
 
-// clock is a clock that tests move.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func newClock() *clock { return &clock{now: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)} }
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) move(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
+// newClock returns a clock that stands at noon.
+func newClock() *testbed.Clock {
+	return testbed.NewClock(time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC))
 }
 
 // memory is a key store that keeps what it is given.
@@ -180,7 +166,7 @@ func header(change map[string]any) map[string]any {
 // world is a service with one foreign issuer, whose keys are fixed.
 type world struct {
 	*foreign
-	clock *clock
+	clock *testbed.Clock
 	store *memory
 	ring  *Ring
 	svc   *Service

@@ -121,7 +121,7 @@ func TestADeadEndpointIsAskedOnceInAWhile(t *testing.T) {
 		t.Errorf("asked %d times", n)
 	}
 	r.publish(r.keys())
-	r.clock.move(minInterval + time.Second)
+	r.clock.Move(minInterval + time.Second)
 	if _, err := r.verify(r.token("r")); err != nil {
 		t.Errorf("after it came back: %v", err)
 	}
@@ -174,7 +174,7 @@ func TestUnknownKeyIDsDoNotMakeFetches(t *testing.T) {
 	if n := r.asked.Load(); n > 1 {
 		t.Errorf("asked %d times within the interval", n)
 	}
-	r.clock.move(minInterval + time.Second)
+	r.clock.Move(minInterval + time.Second)
 	for range 20 {
 		if _, err := r.verify(r.token("random0")); broker.CodeOf(err) != broker.BadToken {
 			t.Fatal(err)
@@ -184,7 +184,7 @@ func TestUnknownKeyIDsDoNotMakeFetches(t *testing.T) {
 		t.Errorf("asked %d times for one unknown key", n)
 	}
 	for i := range 2 * maxUnknown {
-		r.clock.move(minInterval + time.Second)
+		r.clock.Move(minInterval + time.Second)
 		if _, err := r.verify(r.token(fmt.Sprint("more", i))); broker.CodeOf(err) != broker.BadToken {
 			t.Fatal(err)
 		}
@@ -200,7 +200,7 @@ func TestANewKeyIsFoundWithoutARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.publish(jwks(t, jose.JSONWebKey{Key: &r.rsa.PublicKey, KeyID: "new", Algorithm: "RS256"}))
-	r.clock.move(minInterval + time.Second)
+	r.clock.Move(minInterval + time.Second)
 	if _, err := r.verify(r.token("new")); err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +218,7 @@ func TestAWithdrawnKeyIsForgottenByTheCache(t *testing.T) {
 	}
 	other, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	r.publish(jwks(t, jose.JSONWebKey{Key: &other.PublicKey, KeyID: "r2", Algorithm: "ES256"}))
-	r.clock.move(maxFresh)
+	r.clock.Move(maxFresh)
 	deadline := time.Now().Add(5 * time.Second)
 	text = r.compact(accessHeader, claims(r.clock.Now(), map[string]any{"iss": r.server.URL}))
 	for { // the renewal is in the background
@@ -238,11 +238,11 @@ func TestKeysAreUsedForAWhileWhenTheyCannotBeRenewed(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.serve(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
-	r.clock.move(staleFor - time.Minute)
+	r.clock.Move(staleFor - time.Minute)
 	if _, err := r.verify(r.token("r")); err != nil {
 		t.Errorf("within the window: %v", err)
 	}
-	r.clock.move(2 * time.Minute)
+	r.clock.Move(2 * time.Minute)
 	if _, err := r.verify(r.token("r")); broker.CodeOf(err) != broker.Unavailable {
 		t.Errorf("beyond it: %v", err)
 	}

@@ -5,8 +5,6 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -15,8 +13,6 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
-
-	"github.com/go-jose/go-jose/v4"
 
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/secret"
@@ -57,29 +53,22 @@ type Ring struct {
 type ringState struct {
 	version int
 	keys    []*ownKey // oldest first
-	jwks    []byte    // as published
 }
 
 // ownKey is one signing key.
 type ownKey struct {
 	Key
 	private crypto.Signer
+	jwk     []byte // as published
 	header  string // encoded, with the dot
 	created time.Time
 	active  time.Time // when it begins to sign
-	retired time.Time // when the next one began; zero if none did
+	retired time.Time // when another took its place; zero if none did
 }
 
-// ringDoc is the document, version 1.
-type ringDoc struct {
-	Version int          `json:"v"`
-	Keys    []ringDocKey `json:"keys"`
-}
-
-type ringDocKey struct {
-	Created int64           `json:"created"`
-	Active  int64           `json:"active"`
-	JWK     json.RawMessage `json:"jwk"` // private
+// alive reports whether a token of the key may be.
+func (k *ownKey) alive(now time.Time, retain time.Duration) bool {
+	return k.retired.IsZero() || now.Before(k.retired.Add(retain))
 }
 
 // OpenRing loads our keys, making the first one if there is none.
@@ -90,7 +79,7 @@ func OpenRing(ctx context.Context, cfg RingConfig, store KeyStore) (*Ring, error
 	r := &Ring{cfg: cfg, store: store}
 	err := r.Reload(ctx)
 	if errors.Is(err, broker.ErrNotFound) {
-		if err = r.add(ctx, &ringDoc{Version: 1}, 0, 0); errors.Is(err, broker.ErrConflict) {
+		if err = r.first(ctx); errors.Is(err, broker.ErrConflict) {
 			err = r.Reload(ctx) // another replica was first
 		}
 	}
@@ -98,6 +87,15 @@ func OpenRing(ctx context.Context, cfg RingConfig, store KeyStore) (*Ring, error
 		return nil, fmt.Errorf("signing keys: %w", err)
 	}
 	return r, nil
+}
+
+// first makes the document, with one key that signs at once.
+func (r *Ring) first(ctx context.Context) error {
+	d := &ringDoc{Version: 1}
+	if err := r.add(d, 0); err != nil {
+		return err
+	}
+	return r.save(ctx, d, 0)
 }
 
 // Reload reads the document again, so that what another replica did takes effect
@@ -123,49 +121,16 @@ func (r *Ring) use(d *ringDoc, version int) error {
 		return fmt.Errorf("document of signing keys: version %d with %d keys is not of this version", d.Version, len(d.Keys))
 	}
 	s := &ringState{version: version}
-	set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
 	for i, k := range d.Keys {
-		key, public, err := ownKeyOf(k)
+		key, err := ownKeyOf(k)
 		if err != nil {
 			return fmt.Errorf("signing key %d: %w", i+1, err)
 		}
+		key.retired = d.retired(i)
 		s.keys = append(s.keys, key)
-		set.Keys = append(set.Keys, public)
-		if i > 0 {
-			s.keys[i-1].retired = key.active
-		}
-	}
-	var err error
-	if s.jwks, err = json.Marshal(set); err != nil {
-		return fmt.Errorf("publish keys: %w", err)
 	}
 	r.state.Store(s)
 	return nil
-}
-
-func ownKeyOf(k ringDocKey) (*ownKey, jose.JSONWebKey, error) {
-	var j jose.JSONWebKey
-	if err := j.UnmarshalJSON(k.JWK); err != nil {
-		return nil, j, fmt.Errorf("jwk: %w", err)
-	}
-	signer, ok := j.Key.(crypto.Signer)
-	if !ok {
-		return nil, j, errors.New("it cannot sign")
-	}
-	public := j.Public()
-	head, err := json.Marshal(struct {
-		Alg string `json:"alg"`
-		Typ string `json:"typ"`
-		Kid string `json:"kid"`
-	}{j.Algorithm, "at+jwt", j.KeyID})
-	if err != nil {
-		return nil, j, err
-	}
-	return &ownKey{
-		Key:     Key{id: j.KeyID, alg: j.Algorithm, public: public.Key, lowS: true},
-		private: signer, header: base64.RawURLEncoding.EncodeToString(head) + ".",
-		created: time.Unix(k.Created, 0), active: time.Unix(k.Active, 0),
-	}, public, nil
 }
 
 // Rotate adds a key. It begins to sign after the overlap, or at once: then
@@ -175,42 +140,53 @@ func (r *Ring) Rotate(ctx context.Context, atOnce bool) (KeyInfo, error) {
 	if atOnce {
 		overlap = 0
 	}
-	for {
-		doc, version, err := r.store.LoadKeys(ctx)
-		if err != nil {
-			return KeyInfo{}, err
-		}
-		var d ringDoc
-		if err := strictjson.Decode([]byte(doc.Reveal()), &d); err != nil {
-			return KeyInfo{}, fmt.Errorf("document of signing keys: %w", err)
-		}
-		r.prune(&d)
+	err := r.change(ctx, func(d *ringDoc) error {
+		r.prune(d)
 		if atOnce { // one that waits begins as well: it would hold the new one up
 			for i := range d.Keys {
 				d.Keys[i].Active = min(d.Keys[i].Active, r.cfg.Now().Unix())
 			}
 		}
-		err = r.add(ctx, &d, version, overlap)
-		if errors.Is(err, broker.ErrConflict) {
-			continue
-		}
+		return r.add(d, overlap)
+	})
+	if err != nil {
+		return KeyInfo{}, err
+	}
+	all := r.Keys()
+	return all[len(all)-1], nil
+}
+
+// change makes a change to the document and puts the result in force. Where
+// another replica changed it meanwhile, the change is made anew.
+func (r *Ring) change(ctx context.Context, how func(*ringDoc) error) error {
+	for {
+		doc, version, err := r.store.LoadKeys(ctx)
 		if err != nil {
-			return KeyInfo{}, err
+			return err
 		}
-		all := r.Keys()
-		return all[len(all)-1], nil
+		var d ringDoc
+		if err := strictjson.Decode([]byte(doc.Reveal()), &d); err != nil {
+			return fmt.Errorf("document of signing keys: %w", err)
+		}
+		if err := how(&d); err != nil {
+			return err
+		}
+		if err := r.save(ctx, &d, version); !errors.Is(err, broker.ErrConflict) {
+			return err
+		}
 	}
 }
 
 // prune drops keys of which no token is alive.
 func (r *Ring) prune(d *ringDoc) {
 	now := r.cfg.Now()
-	for len(d.Keys) > 1 && !now.Before(time.Unix(d.Keys[1].Active, 0).Add(r.cfg.Retain)) {
+	for len(d.Keys) > 1 && !now.Before(d.retired(0).Add(r.cfg.Retain)) {
 		d.Keys = d.Keys[1:]
 	}
 }
 
-func (r *Ring) add(ctx context.Context, d *ringDoc, version int, overlap time.Duration) error {
+// add adds a key to a document.
+func (r *Ring) add(d *ringDoc, overlap time.Duration) error {
 	k, err := newKey(r.cfg.Algorithm, r.cfg.Now(), overlap)
 	if err != nil {
 		return err
@@ -219,6 +195,11 @@ func (r *Ring) add(ctx context.Context, d *ringDoc, version int, overlap time.Du
 		k.Active = max(k.Active, d.Keys[n-1].Active)
 	}
 	d.Keys = append(d.Keys, k)
+	return nil
+}
+
+// save writes a document over the one of a version and puts it in force.
+func (r *Ring) save(ctx context.Context, d *ringDoc, version int) error {
 	doc, err := json.Marshal(d)
 	if err != nil {
 		return fmt.Errorf("encode keys: %w", err)
@@ -227,28 +208,6 @@ func (r *Ring) add(ctx context.Context, d *ringDoc, version int, overlap time.Du
 		return err
 	}
 	return r.use(d, version+1)
-}
-
-func newKey(alg string, now time.Time, overlap time.Duration) (k ringDocKey, err error) {
-	j := jose.JSONWebKey{Algorithm: alg, Use: "sig"}
-	if alg == "EdDSA" {
-		_, j.Key, err = ed25519.GenerateKey(rand.Reader)
-	} else {
-		j.Key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	}
-	if err != nil {
-		return k, fmt.Errorf("make key: %w", err)
-	}
-	print, err := j.Thumbprint(crypto.SHA256) // RFC 7638
-	if err != nil {
-		return k, fmt.Errorf("name key: %w", err)
-	}
-	j.KeyID = base64.RawURLEncoding.EncodeToString(print)
-	if k.JWK, err = j.MarshalJSON(); err != nil {
-		return k, fmt.Errorf("encode key: %w", err)
-	}
-	k.Created, k.Active = now.Unix(), now.Add(overlap).Unix()
-	return k, nil
 }
 
 // KeyInfo describes one of our keys.
@@ -284,18 +243,43 @@ func (r *Ring) Keys() (out []KeyInfo) {
 	return out
 }
 
-// JWKS returns our public keys as a JWK set, those that will sign included.
-func (r *Ring) JWKS() []byte { return slices.Clone(r.state.Load().jwks) }
+// JWKS returns our public keys as a JWK set, those that will sign included, and
+// those of which no token can be alive any more left out.
+func (r *Ring) JWKS() []byte {
+	out := []byte(`{"keys":[`)
+	for i, k := range r.alive() {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, k.jwk...)
+	}
+	return append(out, `]}`...)
+}
 
 // Algorithms returns the algorithms that our tokens may be signed with.
 func (r *Ring) Algorithms() (algs []string) {
-	for _, k := range r.state.Load().keys {
+	for _, k := range r.alive() {
 		if !slices.Contains(algs, k.alg) {
 			algs = append(algs, k.alg)
 		}
 	}
 	return algs
 }
+
+// alive returns the keys of which a token is or will be alive.
+func (r *Ring) alive() (keys []*ownKey) {
+	now := r.cfg.Now()
+	for _, k := range r.state.Load().keys {
+		if k.alive(now, r.cfg.Retain) {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// generation changes when the keys do: what was verified by those before may have
+// to be refused.
+func (r *Ring) generation() uint64 { return uint64(r.state.Load().version) }
 
 // signing returns the key that signs now.
 func (s *ringState) signing(now time.Time) *ownKey {
@@ -311,7 +295,7 @@ func (s *ringState) signing(now time.Time) *ownKey {
 // verifies until the last of its tokens has run out.
 func (r *Ring) find(h joseHeader, now time.Time) *Key {
 	for _, k := range r.state.Load().keys {
-		if k.id == h.kid && (k.retired.IsZero() || now.Before(k.retired.Add(r.cfg.Retain))) {
+		if k.id == h.kid && k.alive(now, r.cfg.Retain) {
 			return &k.Key
 		}
 	}
@@ -322,7 +306,7 @@ func (r *Ring) find(h joseHeader, now time.Time) *Key {
 func (r *Ring) sign(payload []byte) (string, error) {
 	k := r.state.Load().signing(r.cfg.Now())
 	n := base64.RawURLEncoding.EncodedLen(len(payload))
-	out := make([]byte, 0, len(k.header)+n+1+90)
+	out := make([]byte, 0, len(k.header)+n+1+86)
 	out = append(out, k.header...)
 	out = base64.RawURLEncoding.AppendEncode(out, payload)
 	var sig []byte
@@ -330,8 +314,7 @@ func (r *Ring) sign(payload []byte) (string, error) {
 	case ed25519.PrivateKey:
 		sig = ed25519.Sign(key, out)
 	case *ecdsa.PrivateKey:
-		digest := sha256.Sum256(out)
-		x, y, err := ecdsa.Sign(rand.Reader, key, digest[:])
+		x, y, err := signES256(key, sha256.Sum256(out))
 		if err != nil {
 			return "", fmt.Errorf("sign: %w", err)
 		}

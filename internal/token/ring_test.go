@@ -41,7 +41,7 @@ func TestRotation(t *testing.T) {
 			t.Errorf("published: %v", k)
 		}
 	}
-	w.clock.move(10 * time.Minute)
+	w.clock.Move(10 * time.Minute)
 	second := sign()
 	if kid(t, second) != info.ID {
 		t.Error("the new key does not sign after the overlap")
@@ -57,7 +57,7 @@ func TestRotation(t *testing.T) {
 	if old == nil {
 		t.Error("the old key does not verify what is still alive")
 	}
-	w.clock.move(time.Hour)
+	w.clock.Move(time.Hour)
 	if w.ring.find(joseHeader{kid: kid(t, first)}, w.clock.Now()) != nil {
 		t.Error("the old key verifies forever")
 	}
@@ -154,11 +154,11 @@ func TestTheCacheRemembersSignaturesOnly(t *testing.T) {
 	if err != nil || again != first {
 		t.Error("a token that was just verified is verified again:", err)
 	}
-	w.clock.move(time.Hour) // its expiry, skew left out
+	w.clock.Move(time.Hour) // its expiry, skew left out
 	if got, err := w.verify(text); err != nil || got == first {
 		t.Errorf("within the skew it is looked at again: %v", err)
 	}
-	w.clock.move(time.Minute)
+	w.clock.Move(time.Minute)
 	if _, err := w.verify(text); err == nil {
 		t.Error("a token lives longer in the cache than by itself")
 	}
@@ -234,9 +234,7 @@ func hasTop(data []byte, name string) bool {
 func BenchmarkVerify(b *testing.B) {
 	w := newWorld(b, func(c *Config) { c.CacheSize = 0 })
 	text := secret.New(w.compact(accessHeader, claims(time.Now(), nil)))
-	w.clock.mu.Lock()
-	w.clock.now = time.Now()
-	w.clock.mu.Unlock()
+	w.clock.Move(time.Until(w.clock.Now()))
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := w.svc.Verify(context.Background(), text); err != nil {

@@ -211,6 +211,7 @@ func (s *Service) Verify(ctx context.Context, raw secret.String) (*broker.Token,
 	if t := s.cache.get(key, now); t != nil {
 		return t, nil
 	}
+	ours := s.ring.generation() // before its key is looked up
 	t, err := parseJWS(text)
 	if err != nil {
 		return nil, refuse("%w", err)
@@ -228,7 +229,7 @@ func (s *Service) Verify(ctx context.Context, raw secret.String) (*broker.Token,
 	if err != nil {
 		return nil, refuse("%w", err)
 	}
-	c := &cached{key: key, token: &p.Token}
+	c := &cached{key: key, token: &p.Token, keys: s.ring, state: ours}
 	if from == nil {
 		err = s.verifyOurs(t, p, now)
 	} else {

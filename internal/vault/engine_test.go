@@ -228,7 +228,7 @@ func TestCredentialsOutliveTheLoginThatMadeThem(t *testing.T) {
 		}
 	}
 	endTokens()
-	d.clock.Advance(2 * time.Second)
+	d.clock.Move(2 * time.Second)
 	if _, err := e.LookupLease(t.Context(), lease); err != nil {
 		t.Fatal(err)
 	}

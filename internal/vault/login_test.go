@@ -123,7 +123,7 @@ func TestThePolicyInDeployIsEnoughAndNoMore(t *testing.T) {
 	for range 3 {
 		_, _, err := o.Read(ctx, "app")
 		wantText(t, err, "vault answers 403")
-		other.clock.Advance(time.Minute) // the token is old enough to be doubted
+		other.clock.Move(time.Minute) // the token is old enough to be doubted
 	}
 	if logins(d) != 1 || logins(other) != 1 {
 		t.Errorf("logged in %d and %d times: want of permission is no reason to", logins(d), logins(other))
@@ -191,7 +191,7 @@ func TestATokenRevokedBehindOurBackIsReplaced(t *testing.T) {
 	if logins(d) != 1 {
 		t.Fatalf("logged in %d times", logins(d))
 	}
-	d.clock.Advance(2 * time.Second)
+	d.clock.Move(2 * time.Second)
 	errs := make(chan error)
 	for range 20 {
 		go func() { errs <- s.Ready(t.Context()) }()
@@ -253,7 +253,7 @@ func TestASealedVaultIsAnErrorUntilItIsUnsealed(t *testing.T) {
 	up := func() {
 		t.Helper()
 		for i, s := range []vault.Store{s, fresh} {
-			[]*deps{d, d2}[i].clock.Advance(time.Minute) // past the wait after a failed login
+			[]*deps{d, d2}[i].clock.Move(time.Minute) // past the wait after a failed login
 			eventually(t, "read again", func() error {
 				_, err := vault.Key(t.Context(), s, vault.PathAuditIndex)
 				return err
@@ -302,7 +302,7 @@ func TestNoRequestWaitsLongerThanItMay(t *testing.T) {
 		}
 	}
 	v.Signal(syscall.SIGCONT)
-	d.clock.Advance(time.Minute)
+	d.clock.Move(time.Minute)
 	eventually(t, "serves again", func() error { return s.Ready(t.Context()) })
 }
 
@@ -334,7 +334,7 @@ func TestAfterALoginThatFailedTheNextOneIsWaitedFor(t *testing.T) {
 	if err := os.WriteFile(strings.TrimPrefix(cfg.Vault.Auth.SecretID, "file:"), text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d.clock.Advance(time.Minute)
+	d.clock.Move(time.Minute)
 	if err := s.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -394,12 +394,12 @@ func TestTheTokenFileIsReadForEachLogin(t *testing.T) {
 				if err := os.WriteFile(file, []byte(token("stint")+"\n"), 0o600); err != nil {
 					t.Fatal(err)
 				}
-				d.clock.Advance(time.Minute)
+				d.clock.Move(time.Minute)
 				if err := s.Ready(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 				endTokens(t, v)
-				d.clock.Advance(2 * time.Second)
+				d.clock.Move(2 * time.Second)
 			}
 			if err := os.WriteFile(file, []byte("\n"), 0o600); err != nil {
 				t.Fatal(err)
@@ -433,12 +433,12 @@ func TestATokenThatSomethingElseKeepsAliveIsTakenAndNotEnded(t *testing.T) {
 			v.Call(t, http.MethodPost, "auth/token/revoke-accessor", map[string]any{"accessor": a})
 		}
 	}
-	d.clock.Advance(2 * time.Second)
+	d.clock.Move(2 * time.Second)
 	wantCode(t, s.Ready(t.Context()), broker.Unavailable) // the file still has the old one
 	if err := os.WriteFile(file, []byte(give()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d.clock.Advance(time.Minute)
+	d.clock.Move(time.Minute)
 	if err := s.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}

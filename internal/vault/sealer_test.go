@@ -201,7 +201,7 @@ func testUnknownKey(t *testing.T, p place) {
 	if counted.reads != reads+1 {
 		t.Errorf("the store was read %d times", counted.reads-reads)
 	}
-	d.clock.Advance(time.Minute)
+	d.clock.Move(time.Minute)
 	_, err = s.Open(stranger, "context")
 	wantText(t, err, "there is no such key")
 	if counted.reads != reads+2 {

@@ -37,28 +37,10 @@ func (j *journal) String() string {
 	return j.b.String()
 }
 
-// clock is the time, and what a test has moved it by.
-type clock struct {
-	mu    sync.Mutex
-	moved time.Duration
-}
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return time.Now().Add(c.moved)
-}
-
-func (c *clock) Advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.moved += d
-}
-
 // deps are a store's dependencies that a test can look into.
 type deps struct {
 	log   journal
-	clock clock
+	clock testbed.Clock
 }
 
 func (d *deps) deps() vault.Deps {

@@ -1,0 +1,95 @@
+package token
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// ringDoc is the document, version 1.
+type ringDoc struct {
+	Version int          `json:"v"`
+	Keys    []ringDocKey `json:"keys"`
+}
+
+type ringDocKey struct {
+	Created int64 `json:"created"`
+	Active  int64 `json:"active"`
+	// Retired is when another took its place, if that one is here no more. Absent:
+	// when the next one begins.
+	Retired int64           `json:"retired,omitempty"`
+	JWK     json.RawMessage `json:"jwk"` // private
+}
+
+// retired says when the key at i stops signing; zero: nothing takes its place.
+func (d *ringDoc) retired(i int) time.Time {
+	switch {
+	case d.Keys[i].Retired != 0:
+		return time.Unix(d.Keys[i].Retired, 0)
+	case i+1 < len(d.Keys):
+		return time.Unix(d.Keys[i+1].Active, 0)
+	}
+	return time.Time{}
+}
+
+// ownKeyOf reads a key of the document.
+func ownKeyOf(k ringDocKey) (*ownKey, error) {
+	var j jose.JSONWebKey
+	if err := j.UnmarshalJSON(k.JWK); err != nil {
+		return nil, fmt.Errorf("jwk: %w", err)
+	}
+	signer, ok := j.Key.(crypto.Signer)
+	if !ok {
+		return nil, errors.New("it cannot sign")
+	}
+	public := j.Public()
+	published, err := public.MarshalJSON()
+	if err != nil {
+		return nil, fmt.Errorf("publish: %w", err)
+	}
+	head, err := json.Marshal(struct {
+		Alg string `json:"alg"`
+		Typ string `json:"typ"`
+		Kid string `json:"kid"`
+	}{j.Algorithm, "at+jwt", j.KeyID})
+	if err != nil {
+		return nil, err
+	}
+	return &ownKey{
+		Key:     Key{id: j.KeyID, alg: j.Algorithm, public: public.Key, lowS: true},
+		private: signer, jwk: published, header: base64.RawURLEncoding.EncodeToString(head) + ".",
+		created: time.Unix(k.Created, 0), active: time.Unix(k.Active, 0),
+	}, nil
+}
+
+// newKey makes a key that signs after the overlap.
+func newKey(alg string, now time.Time, overlap time.Duration) (k ringDocKey, err error) {
+	j := jose.JSONWebKey{Algorithm: alg, Use: "sig"}
+	if alg == "EdDSA" {
+		_, j.Key, err = ed25519.GenerateKey(rand.Reader)
+	} else {
+		j.Key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	}
+	if err != nil {
+		return k, fmt.Errorf("make key: %w", err)
+	}
+	print, err := j.Thumbprint(crypto.SHA256) // RFC 7638
+	if err != nil {
+		return k, fmt.Errorf("name key: %w", err)
+	}
+	j.KeyID = base64.RawURLEncoding.EncodeToString(print)
+	if k.JWK, err = j.MarshalJSON(); err != nil {
+		return k, fmt.Errorf("encode key: %w", err)
+	}
+	k.Created, k.Active = now.Unix(), now.Add(overlap).Unix()
+	return k, nil
+}
