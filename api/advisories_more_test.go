@@ -211,7 +211,7 @@ func TestAdvisory_CVE_2025_11621_Vault(t *testing.T) {
 	t.Parallel()
 	w := newTarget(t, options{})
 	// Everything that two tokens can have in common but the issuer and its key.
-	alike := map[string]any{"sub": "alice", "jti": "same", "sid": "same", "aud": self, "client_id": nil, "groups": nil, "auth_time": nil, "repository": "acme/web", "scope": "ci:read"}
+	alike := map[string]any{"sub": "alice", "jti": "same", "sid": "same", "aud": self, "client_id": nil, "groups": nil, "repository": "acme/web", "scope": "ci:read"}
 	job := w.token("ci", "JWT", alike)
 	w.granted(t, "the one", w.exchangeAs("files-mcp", job, "jwt", nil))
 	alike["iss"] = "https://idp.test"

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stint-dev/stint/audit"
 	"github.com/stint-dev/stint/broker"
 )
 
@@ -200,10 +201,13 @@ func TestAdvisory_CVE_2026_37979_Keycloak(t *testing.T) {
 	t.Parallel()
 	w := newTarget(t, options{})
 	mine := w.granted(t, "a token", w.exchange(w.token("idp", "at+jwt", nil)))
-	for _, other := range []string{"desktop", "files-api"} { // not even the client it was issued to
-		a := w.introspect(other, mine)
-		w.refused(t, other, a, refusal{403, "unauthorized_client", "the token is not for this client", ""})
+	for token, what := range map[string]string{mine: "another's token", "x": "no token"} { // to whoever is no resource all are alike
+		a := w.introspect("desktop", token)
+		w.mustBe(t, a, refusal{403, "unauthorized_client", "this client is no resource", ""})
+		w.recordedAs(t, what, a, audit.KindIntrospect, "client desktop is no resource")
 	}
+	w.active(t, "another resource", "files-api", mine, false)
+	w.recordedAs(t, "another resource", w.introspect("files-api", mine), audit.KindIntrospect, "not for https://api.test/files")
 	w.active(t, "its resource", "files-mcp", mine, true)
 }
 
@@ -273,7 +277,7 @@ func TestAdvisory_CVE_2020_15223_Fosite(t *testing.T) {
 	made := w.granted(t, "a token", w.exchange(w.token("idp", "at+jwt", nil)))
 	_ = w.store.Close()
 	a := w.send("/oauth2/revoke", formType, url.Values{"token": {made}}.Encode(), nil)
-	w.mustBe(t, a, refusal{503, "temporarily_unavailable", "something that is needed is unavailable; try again", ""})
+	w.mustBe(t, a, refusal{503, "temporarily_unavailable", "something that is needed is unavailable; try again, with a new client assertion if there was one", ""})
 	if a.header.Get("Retry-After") == "" {
 		t.Error("not told to come again")
 	}

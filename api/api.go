@@ -23,6 +23,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/ory/fosite"
 
+	"github.com/stint-dev/stint/audit"
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/secret"
 )
@@ -42,6 +43,9 @@ type Taker interface {
 	RevokeToken(ctx context.Context, c *broker.Client, raw secret.String, requestID string) error
 	Introspect(ctx context.Context, c *broker.Client, raw secret.String, consume bool, requestID string) (*broker.Introspection, error)
 	Revoke(ctx context.Context, r broker.Revocation) (*broker.Receipt, error)
+	// RefuseTaking records a revocation or introspection that did not come to the
+	// broker.
+	RefuseTaking(ctx context.Context, kind audit.Kind, c *broker.Client, requestID string, err error)
 }
 
 var _ Broker = (*broker.Broker)(nil)
@@ -344,14 +348,20 @@ func traceID(c echo.Context) string {
 func (s *Server) refuse(c echo.Context, r *broker.ExchangeRequest, err error) error {
 	e := (*broker.Error)(nil)
 	if errors.As(err, &e) && e.Code != broker.Limited {
-		r.RequestID, r.Trace = requestID(c), traceID(c)
-		id, _, _ := c.Request().BasicAuth()
-		if form := c.Request().PostForm; id == "" && form != nil {
-			id = form.Get("client_id")
-		}
-		s.broker.Refuse(c.Request().Context(), r, id, err)
+		s.note(c, r, err)
 	}
 	return s.fail(c, err)
+}
+
+// note records a request that did not come to an exchange, by whoever it says it
+// is from.
+func (s *Server) note(c echo.Context, r *broker.ExchangeRequest, err error) {
+	r.RequestID, r.Trace, r.Address = requestID(c), traceID(c), c.RealIP()
+	id, _, _ := c.Request().BasicAuth()
+	if form := c.Request().PostForm; id == "" && form != nil {
+		id = form.Get("client_id")
+	}
+	s.broker.Refuse(c.Request().Context(), r, id, err)
 }
 
 // fail answers an error, and logs what the caller is not told.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf16"
+
+	"github.com/stint-dev/stint/audit"
 )
 
 // inUTF16 is a text as UTF-16 with a byte order mark.
@@ -44,7 +46,7 @@ func TestAttackParameterPollution(t *testing.T) {
 		path, contentType, body string // of the body %s is a good form
 		want                    refusal
 	}
-	tooLarge := refusal{413, "invalid_request", "the body is too large", ""}
+	tooLarge := refusal{413, "invalid_request", "the body is too large", "the body is too large"}
 	for name, a := range map[string]attack{
 		"in the address alone":                     {"?%s", formType, "", badForm("parameters belong into the body")},
 		"in the address and in the body":           {"?scope=files:write", formType, "%s", badForm("parameters belong into the body")},
@@ -85,6 +87,9 @@ func TestAttackParameterPollution(t *testing.T) {
 	w.refused(t, "compressed", compressed, badForm(noForm))
 	both := w.send("/oauth2/token", formType, w.form().Encode(), func(r *http.Request) { r.Header.Add("Content-Type", "application/json") })
 	w.refused(t, "of two types", both, badForm(noForm))
+	other := w.form()
+	other.Set("grant_type", "password")
+	w.refused(t, "of a grant type that there is not", w.post("/oauth2/token", other), refusal{400, "unsupported_grant_type", "the grant type is not supported", "the grant type is not supported"})
 	w.granted(t, "the form", w.send("/oauth2/token", formType, w.form().Encode(), nil))
 }
 
@@ -114,6 +119,18 @@ func TestAttackRepeatedParameters(t *testing.T) {
 			w.refused(t, path+" "+name, w.send(path, formType, body, nil), refusal{400, "invalid_request", repeated, ""})
 		}
 	}
+	// What a client asks of them in vain, once it is known to be one, is recorded.
+	for _, tc := range []struct {
+		path, body, reason string
+		kind               audit.Kind
+	}{
+		{"/oauth2/revoke", "token_type_hint=x", "token is missing", audit.KindRevocation},
+		{"/oauth2/introspect", "token_type_hint=x", "token is missing", audit.KindIntrospect},
+		{"/oauth2/introspect", "token=abc&consume=1", "consume is true or false", audit.KindIntrospect},
+		{"/oauth2/introspect", "token=abc", "client desktop is no resource", audit.KindIntrospect},
+	} {
+		w.recordedAs(t, tc.path+" "+tc.body, w.send(tc.path, formType, tc.body, nil), tc.kind, tc.reason)
+	}
 	// Those two may be repeated, not without end, and name one thing together.
 	many := w.form()
 	for range 16 {
@@ -122,7 +139,9 @@ func TestAttackRepeatedParameters(t *testing.T) {
 	w.refused(t, "seventeen resources", w.post("/oauth2/token", many), badForm("a parameter is repeated too often"))
 	two := w.form()
 	two.Add("resource", "https://api.test/files")
-	w.refused(t, "two targets", w.post("/oauth2/token", two), refusal{400, "invalid_target", "one target at a time", "one target at a time"})
+	w.refused(t, "two targets, one of another client", w.post("/oauth2/token", two), refusal{400, "invalid_target", "unknown target", "no target of client"})
+	two["resource"][1] = "https://api.test/nothing" // which is told the same
+	w.refused(t, "two targets, one unknown", w.post("/oauth2/token", two), refusal{400, "invalid_target", "unknown target", "no mapping"})
 	two["audience"] = []string{"code"}
 	two["resource"] = []string{mcp}
 	w.refused(t, "a target and another audience", w.asMCP(two), refusal{400, "invalid_target", "one target at a time", "one target at a time"})

@@ -38,7 +38,7 @@ func (w *target) entries(t testing.TB) map[string]*entry {
 	good := func(change map[string]any) map[string]any {
 		return w.changed(map[string]any{
 			"iss": "https://idp.test", "sub": "alice", "aud": self, "jti": rand.Text(), "client_id": "desktop-at-idp", "sid": "sid-1",
-			"iat": "-1m", "exp": "+1h", "groups": []string{"engineering"},
+			"iat": "-1m", "exp": "+1h", "auth_time": "-1h", "groups": []string{"engineering"},
 		}, change)
 	}
 	ours := map[string]any{

@@ -148,7 +148,7 @@ func TestAttackReplayWithoutAMemory(t *testing.T) {
 	server.Process.Kill()
 	for range 3 {
 		a := w.sendTo(t, replica, "/oauth2/token", w.assertedForm(w.assertion(nil)))
-		w.mustBe(t, a, refusal{503, "temporarily_unavailable", "something that is needed is unavailable; try again", ""})
+		w.mustBe(t, a, refusal{503, "temporarily_unavailable", "something that is needed is unavailable; try again, with a new client assertion if there was one", ""})
 		if a.header.Get("Retry-After") == "" {
 			t.Error("not told when to come again")
 		}

@@ -43,6 +43,7 @@ func newTarget(t testing.TB, o options) *target {
 // recorded returns the events about the request that an answer is to.
 func (w *target) recorded(a *answer) []audit.Event {
 	w.t.Helper()
+	w.flush()
 	err := audit.ReadJournal(filepath.Join(w.dir, "journal"), w.seen+1, func(f audit.Frame, seq uint64) error {
 		w.seen = seq
 		if f.Type != audit.FrameEvent {
@@ -132,6 +133,16 @@ func (w *target) granted(t testing.TB, what string, a *answer) string {
 		t.Fatalf("%s, which nothing is wrong with: %d %s, recorded: %+v", what, a.status, a.body, events)
 	}
 	return issued(t, a)
+}
+
+// recordedAs checks that what an answer is to is recorded once, as a refusal of a
+// kind and for a reason.
+func (w *target) recordedAs(t testing.TB, what string, a *answer, kind audit.Kind, reason string) {
+	t.Helper()
+	events := w.recorded(a)
+	if len(events) != 1 || events[0].Kind != kind || events[0].Outcome != audit.Refused || events[0].Code == "" || !strings.Contains(events[0].Reason, reason) {
+		t.Errorf("%s: %d %s, recorded as %+v; want a refusal of the kind %s for %q", what, a.status, a.body, events, kind, reason)
+	}
 }
 
 // send sends a body to the public listener.

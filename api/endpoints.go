@@ -11,6 +11,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/stint-dev/stint/audit"
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/secret"
 	"github.com/stint-dev/stint/internal/strictjson"
@@ -25,7 +26,7 @@ func (s *Server) revoke(c echo.Context) error {
 	}
 	token := form.Get("token")
 	if token == "" {
-		return s.fail(c, bad("token is missing"))
+		return s.refuseTaking(c, audit.KindRevocation, client, bad("token is missing"))
 	}
 	err = s.broker.RevokeToken(c.Request().Context(), client, secret.New(token), requestID(c))
 	if err != nil && broker.CodeOf(err) != broker.BadToken { // what is no token is nothing to revoke (RFC 7009 section 2.2)
@@ -47,11 +48,11 @@ func (s *Server) introspect(c echo.Context) error {
 	case "true":
 		consume = true
 	default:
-		return s.fail(c, bad("consume is true or false"))
+		return s.refuseTaking(c, audit.KindIntrospect, client, bad("consume is true or false"))
 	}
 	token := form.Get("token")
 	if token == "" {
-		return s.fail(c, bad("token is missing"))
+		return s.refuseTaking(c, audit.KindIntrospect, client, bad("token is missing"))
 	}
 	i, err := s.broker.Introspect(c.Request().Context(), client, secret.New(token), consume, requestID(c))
 	if broker.CodeOf(err) == broker.BadToken {
@@ -64,6 +65,12 @@ func (s *Server) introspect(c echo.Context) error {
 		return c.JSON(http.StatusOK, inactive{})
 	}
 	return c.JSON(http.StatusOK, activeToken(i.Token))
+}
+
+// refuseTaking records what an authenticated client asked for in vain, and answers it.
+func (s *Server) refuseTaking(c echo.Context, kind audit.Kind, client *broker.Client, err error) error {
+	s.broker.RefuseTaking(c.Request().Context(), kind, client, requestID(c), err)
+	return s.fail(c, err)
 }
 
 // inactive is all that is said of a token that is not active (RFC 7662 section

@@ -94,14 +94,16 @@ type world struct {
 	store   *store.Embedded
 	journal *audit.Journal
 	events  *audit.Log
-	ring    *token.Ring
-	tokens  *token.Service
-	code    *troubled
-	db      documents
-	reg     *broker.Registry
-	b       *broker.Broker
-	server  *api.Server
-	problem string // of the policy
+	// subjects are the keys of persons.
+	subjects *store.SubjectKeys
+	ring     *token.Ring
+	tokens   *token.Service
+	code     *troubled
+	db       documents
+	reg      *broker.Registry
+	b        *broker.Broker
+	server   *api.Server
+	problem  string // of the policy
 
 	public, ops, socket string
 	http                *http.Client // of the public listener
@@ -240,10 +242,10 @@ func (w *world) openBroker(log *slog.Logger, o options) {
 	w.journal = must(audit.OpenJournal(audit.JournalConfig{Dir: filepath.Join(w.dir, "journal"), SegmentSize: 2 * audit.MaxFrame}))(w)
 	w.Cleanup(func() { _ = w.journal.Close() })
 	sealer := must(vault.NewSealer(ctx, w.secrets, w.clock.Now))(w)
-	subjects := must(store.OpenSubjectKeys(filepath.Join(w.dir, "subjects.db"), sealer))(w)
-	w.Cleanup(func() { _ = subjects.Close() })
+	w.subjects = must(store.OpenSubjectKeys(filepath.Join(w.dir, "subjects.db"), sealer))(w)
+	w.Cleanup(func() { _ = w.subjects.Close() })
 	indexKey := must(vault.Key(ctx, w.secrets, vault.PathAuditIndex))(w)
-	w.events = must(audit.NewLog(audit.LogConfig{Replica: "r1", IndexKey: []byte(indexKey.Reveal()), Now: w.clock.Now}, w.journal, subjects))(w)
+	w.events = must(audit.NewLog(audit.LogConfig{Replica: "r1", IndexKey: []byte(indexKey.Reveal()), Now: w.clock.Now, NoteBurst: 1 << 20}, w.journal, w.subjects))(w)
 	metrics := api.NewMetrics("test", func(ctx context.Context) broker.Status { return w.b.Status(ctx) })
 	w.b = must(broker.New(broker.Config{
 		Replica: "r1", TokenLifetime: 5 * time.Minute, CredentialLifetime: 15 * time.Minute, Skew: 30 * time.Second,
@@ -351,9 +353,18 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// flush has everything written that the record was told of.
+func (w *world) flush() {
+	w.Helper()
+	if err := w.events.Flush(); err != nil {
+		w.Fatal(err)
+	}
+}
+
 // journalled returns everything that the journal holds, as text.
 func (w *world) journalled() string {
 	w.Helper()
+	w.flush()
 	var b strings.Builder
 	err := audit.ReadJournal(filepath.Join(w.dir, "journal"), 1, func(f audit.Frame, _ uint64) error {
 		fmt.Fprintf(&b, "%s\n", f.Payload)

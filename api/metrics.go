@@ -77,6 +77,18 @@ type counting struct {
 // Record implements [broker.Recorder].
 func (c counting) Record(ctx context.Context, e *audit.Event, p audit.Personal, more ...audit.Frame) error {
 	err := c.Recorder.Record(ctx, e, p, more...)
+	c.count(e, err)
+	return err
+}
+
+// Note implements [broker.Recorder]. It counts what happened, not what was kept.
+func (c counting) Note(ctx context.Context, e *audit.Event, p audit.Personal) error {
+	err := c.Recorder.Note(ctx, e, p)
+	c.count(e, nil)
+	return err
+}
+
+func (c counting) count(e *audit.Event, err error) {
 	outcome := string(e.Outcome)
 	if err != nil {
 		outcome = "unrecorded"
@@ -85,7 +97,6 @@ func (c counting) Record(ctx context.Context, e *audit.Event, p audit.Personal, 
 	if e.Kind == audit.KindLease && e.Lease != nil {
 		c.metrics.leases.WithLabelValues(e.Lease.Provider, e.Lease.Outcome).Inc()
 	}
-	return err
 }
 
 // statusCollector reads the broker's status when metrics are read.

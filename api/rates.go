@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"errors"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -69,6 +70,9 @@ func (s *Server) limited(next echo.HandlerFunc) echo.HandlerFunc {
 			return s.fail(c, limited(wait))
 		}
 		if _, err := readBody(c.Request()); err != nil {
+			if strings.HasSuffix(c.Path(), "/oauth2/token") { // every request for a token leaves an event
+				return s.refuse(c, &broker.ExchangeRequest{}, err)
+			}
 			return s.fail(c, err)
 		}
 		select {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+
+	"github.com/stint-dev/stint/scopes"
 )
 
 // Listen says where and how to listen.
@@ -33,6 +35,12 @@ type Listen struct {
 	// Socket is the path of the local socket for operators. Absent: stint.sock in
 	// the data folder.
 	Socket string `yaml:"socket,omitempty"`
+	// Drain is how long everything is still served after the server was asked to
+	// stop, while /readyz says 503: what spreads requests over several servers has so
+	// long to notice, instead of finding nobody there. In Kubernetes, where a pod gets
+	// requests for some seconds after its SIGTERM, 10s; terminationGracePeriodSeconds
+	// is then at least 30, for the requests in flight have 15s more. Absent: no time.
+	Drain scopes.Duration `yaml:"drain,omitempty" check:"min=100ms,max=5m"`
 }
 
 // TLS is a certificate and how it is used.
@@ -122,9 +130,9 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c.cert.Load(), nil
 }
 
-// Serve listens and serves until ctx is done, then finishes what is being worked
-// on, for at most grace. ready is called once everything listens, with the
-// addresses.
+// Serve listens and serves until ctx is done, goes on for as long as l.Drain says,
+// and then finishes what is being worked on, for at most grace. ready is called once
+// everything listens, with the addresses.
 func (s *Server) Serve(ctx context.Context, l Listen, grace time.Duration, ready func(public, ops string)) error {
 	if err := l.Check(); err != nil {
 		return err
@@ -160,10 +168,11 @@ func (s *Server) Serve(ctx context.Context, l Listen, grace time.Duration, ready
 	ready(public.Addr().String(), ops.Addr().String())
 	select {
 	case <-ctx.Done():
-		err = nil
+		s.Drain()
+		err = servedFor(l.Drain.Duration, failed)
 	case err = <-failed:
+		s.Drain()
 	}
-	s.Drain()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
 	for _, srv := range servers {
@@ -171,6 +180,19 @@ func (s *Server) Serve(ctx context.Context, l Listen, grace time.Duration, ready
 		_ = srv.Close() // what did not end in time
 	}
 	return ignoreClosed(err)
+}
+
+// servedFor waits, unless serving fails.
+func servedFor(d time.Duration, failed <-chan error) error {
+	if d <= 0 {
+		return nil
+	}
+	select {
+	case <-time.After(d):
+		return nil
+	case err := <-failed:
+		return err
+	}
 }
 
 func ignoreClosed(err error) error {

@@ -404,6 +404,36 @@ func TestStopFinishesWhatIsInFlight(t *testing.T) {
 	}
 }
 
+// Whoever spreads requests over servers has time to see that this one goes away.
+func TestStopServesOnWhileReadyzSaysSo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{listen: func(l *api.Listen) { l.Drain.Duration = 2 * time.Second }})
+	began := time.Now()
+	stopped := make(chan error, 1)
+	go func() { stopped <- w.stop() }()
+	fresh := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // as one who comes anew
+	eventually(t, "readyz says that the server is going away", func() bool {
+		resp, err := fresh.Get("http://" + w.public + "/readyz")
+		if err != nil {
+			t.Fatalf("nobody is there any more after %s: %v", time.Since(began), err)
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode == http.StatusServiceUnavailable
+	})
+	resp, err := fresh.Get("http://" + w.public + "/oauth2/jwks")
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("a request that comes meanwhile: %v", err)
+	} else {
+		_ = resp.Body.Close()
+	}
+	if err := <-stopped; err != nil || time.Since(began) < 2*time.Second {
+		t.Errorf("stopped after %s: %v", time.Since(began), err)
+	}
+	if _, err := fresh.Get("http://" + w.public + "/readyz"); err == nil {
+		t.Error("it goes on for ever")
+	}
+}
+
 // What does not end within the time for it is cut off.
 func TestStopDoesNotWaitForEver(t *testing.T) {
 	t.Parallel()

@@ -110,7 +110,7 @@ type bodyRead struct {
 func (*bodyRead) Close() error { return nil }
 
 // errTooLarge is what a body beyond the limit comes to.
-var errTooLarge = errors.New("request body too large")
+var errTooLarge = bad("the body is too large")
 
 // credentials reads how the client authenticates: RFC 6749 section 2.3, RFC 7523
 // section 2.2. More than one way in a request is an error.
@@ -197,6 +197,7 @@ func (s *Server) token(c echo.Context) error {
 	case "":
 		return s.refuse(c, r, bad("grant_type is missing"))
 	default:
+		s.note(c, r, bad(unsupportedGrantType.Description))
 		return s.answer(c, unsupportedGrantType)
 	}
 	if err := r.Check(); err != nil {

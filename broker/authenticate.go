@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -29,6 +30,9 @@ type Credentials struct {
 // bits, so that one keyed hash is enough: there is nothing to guess, and a slow
 // hash would be a lever for whoever wants to keep us busy.
 const secretPrefix = "hmac-sha256:"
+
+// secretLen is the length of a secret that we make: 256 bits in base64url.
+const secretLen = 43
 
 // NewClientSecret makes a secret for a client, of 256 random bits, and its hash
 // for the configuration. key is the installation's key for client secrets.
@@ -71,7 +75,7 @@ func (b *Broker) AuthenticateClient(ctx context.Context, c Credentials) (*Client
 	got := secretHash(b.cfg.ClientSecretKey, c.Secret.Reveal()) // always, so that time tells nothing
 	switch {
 	case client == nil:
-		return nil, badClient("there is no client %q", printable(c.ID))
+		return nil, badClient("there is no client %s", b.reg.clientNamed(c.ID))
 	case client.Disabled:
 		return nil, badClient("client %s is disabled", client.ID)
 	case client.Auth.Method != c.Method:
@@ -85,6 +89,33 @@ func (b *Broker) AuthenticateClient(ctx context.Context, c Credentials) (*Client
 	return nil, badClient("client %s: wrong secret", client.ID)
 }
 
+// clientNamed is how a log and the record show what somebody gave as a client_id:
+// a client's own as it is, and of others a digest of whatever could be a secret.
+// Who has the two the wrong way round sends the secret in the id's place.
+func (r *Registry) clientNamed(id string) string {
+	switch {
+	case id == "":
+		return "(none)"
+	case r.Clients[id] != nil, checkID(id) == nil && !looksSecret(id):
+		return id
+	}
+	sum := sha256.Sum256([]byte(id))
+	return "unknown:" + hex.EncodeToString(sum[:8])
+}
+
+// looksSecret reports whether a text could be a secret rather than a name: it is
+// as long as those that we make, or is long and all of one piece, or mixes
+// capitals, small letters and digits.
+func looksSecret(s string) bool {
+	if len(s) >= secretLen || len(s) >= 32 && !strings.ContainsAny(s, "-._") {
+		return true
+	}
+	has := func(from, to byte) bool {
+		return strings.ContainsFunc(s, func(r rune) bool { return r >= rune(from) && r <= rune(to) })
+	}
+	return len(s) >= 16 && has('0', '9') && has('a', 'z') && has('A', 'Z')
+}
+
 // maxAssertionLife is how long a client assertion may be valid, from now.
 const maxAssertionLife = 10 * time.Minute
 
@@ -92,23 +123,23 @@ const maxAssertionLife = 10 * time.Minute
 // revision that the audience is our issuer identifier and nothing else.
 func (b *Broker) authenticateAssertion(ctx context.Context, c Credentials) (*Client, error) {
 	if client := b.reg.Clients[c.ID]; c.ID != "" && (client == nil || client.Auth.Method != c.Method) {
-		return nil, badClient("no client %q that authenticates by %s", printable(c.ID), c.Method)
+		return nil, badClient("no client %s that authenticates by %s", b.reg.clientNamed(c.ID), c.Method)
 	}
 	t, err := b.tokens.Assertion(ctx, c.ID, c.Assertion)
 	if err != nil {
 		if CodeOf(err) == Unavailable {
 			return nil, err
 		}
-		return nil, badClient("client %q: assertion: %w", printable(c.ID), err)
+		return nil, badClient("client %s: assertion: %w", b.reg.clientNamed(c.ID), err)
 	}
 	client := b.reg.Clients[t.Subject]
 	switch {
 	case client == nil || client.Auth.Method != c.Method:
-		return nil, badClient("no client %q that authenticates by %s", printable(t.Subject), c.Method)
+		return nil, badClient("no client %s that authenticates by %s", b.reg.clientNamed(t.Subject), c.Method)
 	case client.Disabled:
 		return nil, badClient("client %s is disabled", client.ID)
 	case t.Issuer != client.ID || c.ID != "" && c.ID != client.ID:
-		return nil, badClient("client %s: assertion of issuer %q for client %q", client.ID, printable(t.Issuer), printable(c.ID))
+		return nil, badClient("client %s: assertion of issuer %s for client %s", client.ID, b.reg.clientNamed(t.Issuer), b.reg.clientNamed(c.ID))
 	case len(t.Audience) != 1 || t.Audience[0] != b.reg.Self:
 		return nil, badClient("client %s: assertion for %q, not for %s alone", client.ID, t.Audience, b.reg.Self)
 	case t.Type != "" && !strings.EqualFold(t.Type, "JWT") && t.Type != "client-authentication+jwt":
@@ -134,7 +165,7 @@ func unavailable(err error) *Error {
 	if e := (*Error)(nil); errors.As(err, &e) && e.Code == Unavailable {
 		return e
 	}
-	e := Fail(Unavailable, err, "something that is needed is unavailable; try again")
+	e := Fail(Unavailable, err, "something that is needed is unavailable; try again, with a new client assertion if there was one")
 	e.RetryAfter = time.Second
 	return e
 }

@@ -44,6 +44,9 @@ type StintClaim struct {
 	Tool      string `json:"tool,omitempty"`
 	Arguments string `json:"args,omitempty"`
 	Once      bool   `json:"once,omitempty"`
+	// By are the keys of the actor token that it was made with (see [Hop]), each as
+	// [Key.String] writes it.
+	By []string `json:"by,omitempty"`
 	// Root is the foreign token at the beginning.
 	Root *RootClaim `json:"root,omitempty"`
 	// Via are the tokens of ours before this one, oldest first.
@@ -62,14 +65,15 @@ type RootClaim struct {
 
 // HopClaim is a [Hop] in a token.
 type HopClaim struct {
-	ID       string `json:"jti"`
-	Pos      string `json:"pos"`
-	Client   string `json:"cid"`
-	Agent    string `json:"agt,omitempty"`
-	Resource string `json:"aud"`
-	Tool     string `json:"tool,omitempty"`
-	Scope    string `json:"scp,omitempty"`
-	Policy   string `json:"pol,omitempty"`
+	ID       string   `json:"jti"`
+	Pos      string   `json:"pos"`
+	Client   string   `json:"cid"`
+	Agent    string   `json:"agt,omitempty"`
+	Resource string   `json:"aud"`
+	Tool     string   `json:"tool,omitempty"`
+	Scope    string   `json:"scp,omitempty"`
+	Policy   string   `json:"pol,omitempty"`
+	By       []string `json:"by,omitempty"`
 }
 
 // lineageOf returns the lineage of a verified token.
@@ -97,19 +101,41 @@ func lineageOf(t *Token, agent string) (*Lineage, error) {
 	}
 	self := HopClaim{
 		ID: t.ID, Pos: c.Pos, Client: t.ClientID, Agent: c.Agent, Resource: t.Audience[0],
-		Tool: c.Tool, Scope: strings.Join(t.Scope, " "), Policy: c.Policy,
+		Tool: c.Tool, Scope: strings.Join(t.Scope, " "), Policy: c.Policy, By: c.By,
 	}
 	for _, h := range append(c.Via[:len(c.Via):len(c.Via)], self) {
 		pos, err := ParsePosition(h.Pos)
 		if err != nil {
 			return nil, fmt.Errorf("hop %s: %w", h.ID, err)
 		}
+		by, err := parseKeys(h.By)
+		if err != nil {
+			return nil, fmt.Errorf("hop %s: %w", h.ID, err)
+		}
 		l.Hops = append(l.Hops, Hop{
 			ID: h.ID, Pos: pos, Client: h.Client, Agent: h.Agent, Resource: h.Resource,
-			Tool: h.Tool, Scopes: strings.Fields(h.Scope), Policy: h.Policy,
+			Tool: h.Tool, Scopes: strings.Fields(h.Scope), Policy: h.Policy, By: by,
 		})
 	}
 	return l, nil
+}
+
+func parseKeys(texts []string) (keys []Key, err error) {
+	for _, text := range texts {
+		k, err := ParseKey(text)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
+}
+
+func keyTexts(keys []Key) (texts []string) {
+	for _, k := range keys {
+		texts = append(texts, k.String())
+	}
+	return texts
 }
 
 // with returns the lineage of what is made from l next.
@@ -131,12 +157,12 @@ func (l *Lineage) claim(c *StintClaim) error {
 	}
 	for _, h := range l.Hops[:last] {
 		c.Via = append(c.Via, HopClaim{
-			h.ID, h.Pos.String(), h.Client, h.Agent, h.Resource, h.Tool, strings.Join(h.Scopes, " "), h.Policy,
+			h.ID, h.Pos.String(), h.Client, h.Agent, h.Resource, h.Tool, strings.Join(h.Scopes, " "), h.Policy, keyTexts(h.By),
 		})
 	}
 	h := l.Hops[last]
-	c.Pos, c.Policy, c.Agent, c.Tool = h.Pos.String(), h.Policy, h.Agent, h.Tool
-	if len(c.Via) == 0 {
+	c.Pos, c.Policy, c.Agent, c.Tool, c.By = h.Pos.String(), h.Policy, h.Agent, h.Tool, keyTexts(h.By)
+	if len(c.Via) == 0 && len(c.By) == 0 {
 		return nil // cannot be large
 	}
 	if data, err := json.Marshal(c); err != nil || len(data) > MaxLineageSize {

@@ -85,6 +85,9 @@ type Once interface {
 	// replica; it is remembered until expires. An error means that it is not
 	// known, and the use must be refused.
 	Use(ctx context.Context, purpose, id string, expires time.Time) (first bool, err error)
+	// Used reports whether an id has been used for a purpose, and uses nothing up.
+	// An error means that it is not known.
+	Used(ctx context.Context, purpose, id string) (bool, error)
 }
 
 // Session is a login, as one client has seen it.
@@ -112,6 +115,10 @@ type Recorder interface {
 	// Record completes and keeps an event, together with frames. Nothing may be
 	// granted on the strength of an event that returned an error.
 	Record(ctx context.Context, e *audit.Event, p audit.Personal, more ...audit.Frame) error
+	// Note completes and keeps an event about somebody who is not known, on which
+	// nothing depends. It does not wait, and of many in a short time it keeps only
+	// the number. An error is no reason to do anything else.
+	Note(ctx context.Context, e *audit.Event, p audit.Personal) error
 	// Keep makes frames durable that are no events.
 	Keep(frames ...audit.Frame) error
 	// Index returns the keyed index of a subject.

@@ -44,7 +44,7 @@ type toolCall struct {
 // and may be shown; what was read until then is returned with it.
 func (r *Registry) readDetails(text string, at Target, subject *Token) (d details, err error) {
 	if text == "" {
-		return d, d.bind(subject)
+		return d, d.bind(at, subject)
 	}
 	bad := func(format string, args ...any) (details, error) {
 		err := fmt.Errorf(format, args...)
@@ -89,7 +89,7 @@ func (r *Registry) readDetails(text string, at Target, subject *Token) (d detail
 			return bad("type %q does not exist for this target", printable(kind.Type))
 		}
 	}
-	return d, d.bind(subject)
+	return d, d.bind(at, subject)
 }
 
 func (d *details) readToolCall(item []byte, at Target) error {
@@ -125,8 +125,9 @@ func (d *details) readToolCall(item []byte, at Target) error {
 }
 
 // bind holds the request to the tool call that the subject token is bound to,
-// and prepares what goes back.
-func (d *details) bind(t *Token) error {
+// and prepares what goes back. What is made from a token for one use is for one
+// use as well.
+func (d *details) bind(at Target, t *Token) error {
 	if t != nil && t.Ours && t.Stint.Tool != "" {
 		held := t.Stint
 		switch {
@@ -141,6 +142,7 @@ func (d *details) bind(t *Token) error {
 		if d.digest == "" {
 			d.digest = held.Arguments
 		}
+		d.once = d.once || held.Once
 	}
 	if d.tool == "" {
 		return nil
@@ -149,7 +151,7 @@ func (d *details) bind(t *Token) error {
 	if d.digest != "" {
 		answer["arguments_digest"] = "sha-256:" + d.digest
 	}
-	if d.once {
+	if d.once && at.Provider == "" { // an upstream does not count the uses of a credential
 		answer["once"] = true
 	}
 	encoded, err := strictjson.Encode([]any{answer})

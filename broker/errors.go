@@ -3,6 +3,8 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -32,6 +34,10 @@ type Error struct {
 	Code   Code
 	Public string
 	Err    error
+	// Personal is what of the reason may name a person, as the texts of a foreign
+	// token do. It is sealed in the record, and is in no log and in no text of the
+	// error.
+	Personal string
 	// URL is where a person can do what is missing (NeedsApproval, NeedsLink).
 	URL string
 	// RetryAfter says when to try again (Limited, Unavailable).
@@ -52,6 +58,31 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// naming adds to a new error what of its reason may name a person.
+func (e *Error) naming(format string, args ...any) *Error {
+	const most = 1024
+	if e.Personal = fmt.Sprintf(format, args...); len(e.Personal) > most {
+		e.Personal = strings.ToValidUTF8(e.Personal[:most], "") + "..."
+	}
+	return e
+}
+
+// unquoted leaves out of a text what stands in quotation marks: names and values
+// that somebody sent.
+func unquoted(text string) string {
+	var b strings.Builder
+	for i := 0; i < len(text); i++ {
+		quoted, err := strconv.QuotedPrefix(text[i:])
+		if text[i] != '"' || err != nil {
+			b.WriteByte(text[i])
+			continue
+		}
+		b.WriteString("...")
+		i += len(quoted) - 1
+	}
+	return b.String()
+}
 
 // Reason is the error's text for the record.
 func (e *Error) Reason() string {

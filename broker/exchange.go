@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -108,6 +107,7 @@ type exchange struct {
 
 	subject *Token // nil if the client acts for itself
 	actor   *Token
+	by      []Key    // of the actor token, for what is made with it
 	pos     Position // of the feed, before anything was checked
 	lineage *Lineage // of the subject token
 	agent   string
@@ -143,24 +143,36 @@ func (b *Broker) Exchange(ctx context.Context, r *ExchangeRequest) (*Issued, err
 
 // recordRefusal records a request that came to nothing.
 func (b *Broker) recordRefusal(ctx context.Context, e *audit.Event, p audit.Personal, err error) {
-	failure := AsError(err)
-	e.Outcome, e.Code, e.Reason = audit.Refused, string(failure.Code), failure.Reason()
-	if failure.Code == Internal || failure.Code == Unavailable {
-		e.Outcome = audit.Failed
-	}
+	p.Detail = ended(e, err)
 	if err := b.recorder.Record(ctx, e, p); err != nil {
 		b.log.ErrorContext(ctx, "record refusal", "error", err)
 	}
 }
 
+// ended notes in an event what a request came to, and returns what may name a person.
+func ended(e *audit.Event, err error) (personal string) {
+	failure := AsError(err)
+	e.Outcome, e.Code, e.Reason = audit.Refused, string(failure.Code), failure.Reason()
+	if failure.Code == Internal || failure.Code == Unavailable {
+		e.Outcome = audit.Failed
+	}
+	return failure.Personal
+}
+
 // Refuse records a request that was refused before it came to an exchange: it
-// was malformed, or its client could not be authenticated.
+// was malformed, or its client could not be authenticated. Anybody can have that
+// happen as often as he likes, so it is not waited for, and not each is kept.
 func (b *Broker) Refuse(ctx context.Context, r *ExchangeRequest, clientID string, err error) {
 	e := &audit.Event{
 		Kind: audit.KindExchange, Request: r.RequestID, Trace: r.Trace, GrantType: printable(r.GrantType),
-		Party: audit.Party{Client: printable(clientID)},
 	}
-	b.recordRefusal(ctx, e, audit.Personal{}, err)
+	if clientID != "" {
+		e.Party.Client = b.reg.clientNamed(clientID)
+	}
+	p := audit.Personal{Address: r.Address, Detail: ended(e, err)}
+	if err := b.recorder.Note(ctx, e, p); err != nil {
+		b.log.ErrorContext(ctx, "record refusal", "error", err)
+	}
 }
 
 func (x *exchange) run(ctx context.Context) (*Issued, error) {
@@ -197,6 +209,10 @@ func (x *exchange) run(ctx context.Context) (*Issued, error) {
 	if err := x.lifetime(); err != nil {
 		return nil, err
 	}
+	// Last of all: a request that is refused for another reason uses nothing up.
+	if err := x.useUp(ctx); err != nil {
+		return nil, err
+	}
 	if x.target.Provider != "" {
 		return x.vend(ctx)
 	}
@@ -213,7 +229,7 @@ func (x *exchange) lap(step string) {
 // refused is the error for a token that is not accepted, for whatever reason:
 // RFC 8693 section 2.2.2 has one error for all of them, and the caller is not
 // told which it is.
-func refused(which string, format string, args ...any) error {
+func refused(which string, format string, args ...any) *Error {
 	return Fail(BadToken, fmt.Errorf(which+": "+format, args...), which+" is not accepted")
 }
 
@@ -235,6 +251,9 @@ func (x *exchange) parties(ctx context.Context) error {
 	}
 	x.event.Party.Session, x.event.Party.Agent = x.lineage.Session, x.agent
 	if err := x.alive("subject token", x.lineage); err != nil {
+		return err
+	}
+	if err := x.unused(ctx, "subject token", x.subject); err != nil {
 		return err
 	}
 	if err := x.b.reg.consents(x.r.Client, x.subject); err != nil {
@@ -282,7 +301,7 @@ func (x *exchange) note() {
 	t := x.subject
 	x.personal.Subject, x.personal.Email = t.name(), t.Email
 	for _, a := range t.Actors {
-		x.event.Party.Actors = append(x.event.Party.Actors, a.Name())
+		x.event.Party.Actors = append(x.event.Party.Actors, x.shown(a))
 	}
 }
 
@@ -301,41 +320,14 @@ func (x *exchange) alive(which string, l *Lineage) error {
 	return nil
 }
 
-// actorToken checks who is to act: the client itself, by a token of ours, or an
-// agent that the issuer of the token vouches for.
-func (x *exchange) actorToken(ctx context.Context) error {
-	const which = "actor token"
-	t, err := x.verify(ctx, which, x.r.ActorToken, x.r.ActorType)
-	if err != nil {
-		return err
+// suits refuses a type of token that the target does not have.
+func (x *exchange) suits() error {
+	if x.target.Provider != "" {
+		return x.fits(x.b.reg.Providers[x.target.Provider].Describe())
 	}
-	var name string
-	if t.Ours {
-		if t.Subject != x.r.Client.ID || t.ClientID != x.r.Client.ID {
-			return refused(which, "it is of %s, not of the client %s itself", t.Subject, x.r.Client.ID)
-		}
-		name = t.Subject
-	} else {
-		i := x.b.reg.Issuers[t.Issuer]
-		if name = i.Actors[t.Subject]; name == "" {
-			return refused(which, "%s is no actor of issuer %s", printable(t.Subject), t.Issuer)
-		}
-		if !slices.ContainsFunc(t.Audience, func(a string) bool { return slices.Contains(i.Audiences, a) }) {
-			return refused(which, "its audience %q is none that is accepted", t.Audience)
-		}
+	if x.r.RequestedType == TypeCredential {
+		return Fail(BadRequest, nil, "this target has tokens, no credentials")
 	}
-	if t.name() == x.subject.name() {
-		return refused(which, "it is of the subject itself")
-	}
-	l, err := lineageOf(t, name)
-	if err != nil {
-		return refused(which, "%w", err)
-	}
-	if err := x.alive(which, l); err != nil {
-		return err
-	}
-	x.actor, x.agent = t, name
-	x.event.Party.Agent = name
 	return nil
 }
 
@@ -390,14 +382,14 @@ func (x *exchange) hop(id string) Hop {
 	d := x.verdict.Decision
 	return Hop{
 		ID: id, Pos: x.pos, Client: x.r.Client.ID, Agent: x.agent, Resource: x.target.Resource,
-		Tool: x.details.tool, Scopes: d.Granted, Policy: d.Policy,
+		Tool: x.details.tool, Scopes: d.Granted, Policy: d.Policy, By: x.by,
 	}
 }
 
 // sign issues a token of ours.
 func (x *exchange) sign(ctx context.Context) (*Issued, error) {
-	if x.r.RequestedType == TypeCredential {
-		return nil, Fail(BadRequest, nil, "this target has tokens, no credentials")
+	if err := x.suits(); err != nil {
+		return nil, err
 	}
 	d := x.verdict.Decision
 	c := &Claims{

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,12 +38,14 @@ type Question struct {
 type Explanation struct {
 	Allowed bool `json:"allowed"`
 	// Code is that of the refusal, Answer what the caller would be told, and Reason
-	// what the record would say.
+	// what the record would say, with what of that it seals.
 	Code   Code   `json:"code,omitempty"`
 	Answer string `json:"answer,omitempty"`
 	Reason string `json:"reason,omitempty"`
 	// Nearest says what would have allowed it, changing as little as possible.
 	Nearest []string `json:"nearest,omitempty"`
+	// Assumed is what the decision rests on and the question does not say.
+	Assumed []string `json:"assumed,omitempty"`
 
 	Client   string      `json:"client"`
 	Subject  string      `json:"subject"`
@@ -82,6 +85,7 @@ func (j *Judge) Explain(ctx context.Context, q *Question) *Explanation {
 		v, err = j.decide(ctx, c, &policy)
 		if policy.Resource != "" {
 			out.Policy = &policy
+			out.sayAssumed()
 		}
 		if v.Narrowed != nil {
 			out.Narrowing = v.Narrowed.explain(j.Registry.Providers[c.Target.Provider])
@@ -93,6 +97,9 @@ func (j *Judge) Explain(ctx context.Context, q *Question) *Explanation {
 	}
 	failure := AsError(err)
 	out.Code, out.Answer, out.Reason = failure.Code, failure.Public, failure.Reason()
+	if failure.Personal != "" { // whoever asks here has said it, or holds the token
+		out.Reason += " (" + failure.Personal + ")"
+	}
 	out.Nearest = out.nearest(j, q, err)
 	return out
 }
@@ -127,6 +134,9 @@ func (j *Judge) caseOf(q *Question, out *Explanation) (*Case, error) {
 	case i == nil:
 		return nil, refused("subject token", "issuer %s is unknown", printable(c.Subject.Issuer))
 	default:
+		if err := r.assume(q.Client, i, out); err != nil {
+			return nil, err
+		}
 		c.Held = r.held(&Token{Issuer: i.Issuer}, c.Target)
 	}
 	d, err := r.readDetails(q.Details, c.Target, q.Token)
@@ -138,6 +148,41 @@ func (j *Judge) caseOf(q *Question, out *Explanation) (*Case, error) {
 		return nil, Fail(BadScope, err, "scope is malformed")
 	}
 	return c, nil
+}
+
+// assume says what kind of token of an issuer a client could present, for a
+// question that describes none. It fails if there is none.
+func (r *Registry) assume(c *Client, i *Issuer, out *Explanation) error {
+	accepts := func(uses ...Use) bool {
+		return slices.ContainsFunc(uses, func(u Use) bool { return slices.Contains(i.Accept, string(u)) })
+	}
+	delegate, identity := slices.Contains(i.Delegates, c.ID), c.Identities[i.Issuer]
+	switch {
+	case i.Disabled:
+		return refused("subject token", "issuer %s is unknown or disabled", i.Issuer)
+	case delegate && len(i.Audiences) > 0, identity != "" && (accepts(IDToken) || len(i.Audiences) > 0):
+		out.Assumed = append(out.Assumed, fmt.Sprintf("the subject token is one of %s that this client may present", i.Issuer))
+	case c.Resource != "" && accepts(AccessToken, OtherJWT):
+		out.Assumed = append(out.Assumed, fmt.Sprintf("the subject token is of %s itself, and for %s; one of ours is worth the scopes that it holds: give them", i.Issuer, c.Resource))
+	default:
+		return refused("subject token", "client %s has no consent to any token of %s: it can only present tokens of ours, whose scopes have to be given", c.ID, i.Issuer)
+	}
+	return nil
+}
+
+// sayAssumed puts what is assumed of the token where its part in the decision is
+// shown.
+func (e *Explanation) sayAssumed() {
+	if len(e.Assumed) == 0 {
+		return
+	}
+	for _, s := range e.Policy.Scopes {
+		for i := range s.Steps {
+			if s.Steps[i].Limit == "token" {
+				s.Steps[i].Says += " (assumed: " + strings.Join(e.Assumed, "; ") + ")"
+			}
+		}
+	}
 }
 
 // tokenCase reads the parties off a token.
@@ -162,11 +207,15 @@ func (j *Judge) tokenCase(q *Question, c *Case) (l *Lineage, err error) {
 // explain tells a meet step by step.
 func (n *Narrowed) explain(p Provider) *Narrowing {
 	d := p.Describe()
-	out := &Narrowing{Class: d.Class, Inputs: n.Inputs, Grant: n.Grant, ReadOnly: n.Grant.ReadOnly()}
+	out := &Narrowing{Class: d.Class, Inputs: slices.Clone(n.Inputs), Grant: n.Grant, ReadOnly: n.Grant.ReadOnly()}
 	g := d.Schema.Everything()
-	for _, in := range n.Inputs {
+	for i, in := range n.Inputs {
 		g = grant.Meet(g, in.Grant)
 		out.Left = append(out.Left, g)
+		if in.Name == "entitlement" && in.Grant.Equal(d.Schema.Everything()) {
+			// Not that the subject may do everything: nobody was asked what it may.
+			out.Inputs[i].Note = "no limit from here: " + in.Note
+		}
 	}
 	out.Upstream = n.Rendered
 	if !json.Valid(out.Upstream) {
@@ -193,6 +242,10 @@ func (e *Explanation) nearest(j *Judge, q *Question, err error) (out []string) {
 	switch CodeOf(err) {
 	case BadTarget:
 		return []string{fmt.Sprintf("the targets of client %s are %s", q.Client.ID, listed(q.Client.Targets))}
+	case BadToken:
+		if e.Policy == nil && q.Token == nil && q.Subject != nil && q.Held == nil {
+			return []string{"the scopes that a token of ours holds (--held), or consent of the issuer: a delegate, or an identity there"}
+		}
 	case NeedsApproval:
 		return []string{"a rule that allows it without approval"}
 	case BadScope:

@@ -63,7 +63,7 @@ func TestExplainAgreesWithTheExchange(t *testing.T) {
 				t.Fatalf("the exchange says %v, explained is %+v", err, e)
 			}
 			if err != nil {
-				if f := broker.AsError(err); e.Code != f.Code || e.Answer != f.Public || e.Reason != f.Reason() {
+				if f := broker.AsError(err); e.Code != f.Code || e.Answer != f.Public || !strings.HasPrefix(e.Reason, f.Reason()) || !strings.Contains(e.Reason, f.Personal) {
 					t.Errorf("refused with %s %q %q, explained %s %q %q", f.Code, f.Public, f.Reason(), e.Code, e.Answer, e.Reason)
 				}
 				return
@@ -99,6 +99,83 @@ func TestExplainNamesWhatWouldHaveAllowedIt(t *testing.T) {
 				t.Errorf("allowed %t, nearest %q", e.Allowed, e.Nearest)
 			}
 		})
+	}
+}
+
+// A subject without a token is a subject whose token is assumed. What cannot be is
+// not assumed, and what is, is said.
+func TestExplainSaysWhatItAssumes(t *testing.T) {
+	w := newWorld(t)
+	ask := func(client string, change func(*broker.Question)) *broker.Explanation {
+		q := &broker.Question{
+			Client: w.reg.Clients[client], Subject: &scopes.Subject{Issuer: idp, ID: "alice", Groups: []string{"engineering"}}, Agent: "desktop",
+			Resources: []string{mcp}, Scope: "files:read", Now: w.clock.Now(),
+		}
+		if change != nil {
+			change(q)
+		}
+		return w.judge.Explain(context.Background(), q)
+	}
+	token := func(e *broker.Explanation) string {
+		t.Helper()
+		if e.Policy == nil || len(e.Policy.Scopes) != 1 || e.Policy.Scopes[0].Steps[0].Limit != "token" {
+			t.Fatalf("%+v", e)
+		}
+		return e.Policy.Scopes[0].Steps[0].Says
+	}
+	for client, want := range map[string]string{"desktop": "that this client may present", "gateway": "that this client may present", "files-mcp": "for " + mcp + "; one of ours is worth the scopes that it holds"} {
+		e := ask(client, nil)
+		if !e.Allowed || len(e.Assumed) != 1 || !strings.Contains(e.Assumed[0], want) || !strings.Contains(token(e), e.Assumed[0]) {
+			t.Errorf("%s: allowed %t, assumed %q, said %q", client, e.Allowed, e.Assumed, token(e))
+		}
+	}
+	held := &scopes.Held{Resource: mcp, Scopes: []string{"files:read"}}
+	if e := ask("files-mcp", func(q *broker.Question) { q.Held = held }); !e.Allowed || e.Assumed != nil || strings.Contains(token(e), "assumed") {
+		t.Errorf("said, and assumed all the same: %+v", e)
+	}
+	// A client that no issuer's token can be for has only tokens of ours.
+	delete(w.reg.Clients["desktop"].Identities, idp)
+	e := ask("desktop", nil)
+	if e.Allowed || e.Code != broker.BadToken || !strings.Contains(e.Reason, "it can only present tokens of ours") || !strings.Contains(strings.Join(e.Nearest, " "), "--held") {
+		t.Errorf("%+v", e)
+	}
+	if e := ask("desktop", func(q *broker.Question) { q.Held = held }); !e.Allowed {
+		t.Errorf("with a token of ours: %+v", e)
+	}
+	// For a resource that takes ID tokens alone, none is.
+	w.reg.Issuers[idp].Accept = []string{"id_token"}
+	if e := ask("files-mcp", nil); e.Allowed || !strings.Contains(e.Reason, "tokens of ours") {
+		t.Errorf("%+v", e)
+	}
+	w.reg.Issuers[idp].Disabled = true
+	if e := ask("gateway", nil); e.Allowed || !strings.Contains(e.Reason, "disabled") {
+		t.Errorf("%+v", e)
+	}
+}
+
+// An upstream that was not asked, or does not know the subject, limits nothing;
+// that is not to say that the subject may do everything there.
+func TestExplainDoesNotCallAMissingLimitARight(t *testing.T) {
+	w := newWorld(t)
+	own, _ := w.must(nil)
+	note := func() string {
+		t.Helper()
+		e := w.explain(w.vend(own.Token, nil))
+		if !e.Allowed || e.Narrowing == nil || e.Narrowing.Inputs[2].Name != "entitlement" {
+			t.Fatalf("%+v", e)
+		}
+		return e.Narrowing.Inputs[2].Note
+	}
+	if got := note(); got != "no limit from here: none" {
+		t.Errorf("%q", got)
+	}
+	some, err := tables.ParseValue(map[string]any{"privileges": []any{map[string]any{"object": "sales.orders", "privileges": "SELECT", "columns": "*", "rows": "*"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.upstream.entitled = &some
+	if got := note(); got != "asked" {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -22,6 +22,8 @@ type faulty struct {
 	mu    sync.Mutex
 	fails map[string]int // how many more calls of a name fail
 	calls map[string]int
+
+	refused string // the lease that cannot be updated
 }
 
 func newFaulty(m *memory) *faulty {
@@ -59,6 +61,13 @@ func (f *faulty) Match(ctx context.Context, k broker.Key) ([]string, error) {
 	return f.memory.Match(ctx, k)
 }
 
+func (f *faulty) All(ctx context.Context, each func(*broker.Lease) error) error {
+	if err := f.fault("all"); err != nil {
+		return err
+	}
+	return f.memory.All(ctx, each)
+}
+
 func (f *faulty) Lease(ctx context.Context, id string) (*broker.Lease, error) {
 	if err := f.fault("lease"); err != nil {
 		return nil, err
@@ -66,9 +75,22 @@ func (f *faulty) Lease(ctx context.Context, id string) (*broker.Lease, error) {
 	return f.memory.Lease(ctx, id)
 }
 
+// refuse has every update of a lease fail.
+func (f *faulty) refuse(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refused = id
+}
+
 func (f *faulty) Update(ctx context.Context, l *broker.Lease) error {
 	if err := f.fault("update"); err != nil {
 		return err
+	}
+	f.mu.Lock()
+	refused := l.ID == f.refused
+	f.mu.Unlock()
+	if refused {
+		return errBroken
 	}
 	return f.memory.Update(ctx, l)
 }
@@ -109,17 +131,23 @@ func breakable(t testing.TB) (*world, *faulty) {
 	t.Helper()
 	w := newWorld(t)
 	f := newFaulty(w.store)
+	w.b = w.onFaulty(f)
+	return w, f
+}
+
+// onFaulty makes a started replica on a store that can fail.
+func (w *world) onFaulty(f *faulty) *broker.Broker {
+	w.t.Helper()
 	cfg, deps := w.settings()
 	deps.Feed, deps.Ledger, deps.Sessions, deps.Anchor = f, f, f, f
 	b, err := broker.New(cfg, deps)
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	if err := b.Start(context.Background()); err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	w.b = b
-	return w, f
+	return b
 }
 
 func TestLeasesAreMarkedHoweverOftenTheLedgerFails(t *testing.T) {
@@ -143,6 +171,44 @@ func TestLeasesAreMarkedHoweverOftenTheLedgerFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The replica that took a revocation died before it had marked anything.
+func TestLeasesThatWereRevokedBeforeAreMarkedHoweverOftenTheLedgerFails(t *testing.T) {
+	for _, call := range []string{"all", "lease", "update"} {
+		t.Run(call, func(t *testing.T) {
+			w, f := breakable(t)
+			id, other := w.login(nil), w.login(nil)
+			if _, err := w.b.Revoke(t.Context(), broker.Revocation{Selector: broker.Selector{Lease: id}}); err != nil {
+				t.Fatal(err)
+			}
+			b := w.onFaulty(f)
+			f.set(call, 2)
+			w.run(b)
+			eventually(t, "it is ended all the same", func() bool { return w.lease(id).State == broker.Closed })
+			if l := w.lease(other); l.State != broker.Active {
+				t.Errorf("another is %s", l.State)
+			}
+		})
+	}
+}
+
+// A lease that cannot be written keeps no others from being marked.
+func TestALeaseThatCannotBeMarkedDoesNotStopTheOthers(t *testing.T) {
+	w, f := breakable(t)
+	var ids []string
+	for range 5 {
+		ids = append(ids, w.login(nil))
+	}
+	stuck := slices.Min(ids)
+	f.refuse(stuck)
+	w.run(w.b)
+	if _, err := w.b.Revoke(t.Context(), broker.Revocation{Selector: broker.Selector{Subject: idp + "#alice"}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the others are ended", func() bool { return w.upstream.living() == 1 })
+	f.refuse("")
+	eventually(t, "and this one as soon as it can be", func() bool { return w.lease(stuck).State == broker.Closed })
 }
 
 // What was lost for good takes every lease with it.

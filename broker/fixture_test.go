@@ -108,6 +108,7 @@ type record struct {
 	events []audit.Event
 	who    []audit.Personal
 	frames []audit.Frame
+	noted  int // how many of events came by Note
 	fail   func(*audit.Event) error
 	down   error
 	hook   func(step string)
@@ -134,6 +135,16 @@ func (r *record) Record(_ context.Context, e *audit.Event, p audit.Personal, mor
 	r.events = append(r.events, *e)
 	r.who = append(r.who, p)
 	r.frames = append(r.frames, more...)
+	return nil
+}
+
+func (r *record) Note(ctx context.Context, e *audit.Event, p audit.Personal) error {
+	if err := r.Record(ctx, e, audit.Personal{}); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.who[len(r.who)-1], r.noted = p, r.noted+1
 	return nil
 }
 

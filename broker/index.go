@@ -23,7 +23,8 @@ type Index struct {
 	base     Head // what the oldest kept entry follows
 	head     Head
 	recent   []Head     // the last heads, oldest first
-	segments [][]plain  // records with one condition, oldest first, none past its use in front
+	segments [][]plain  // records with one condition, oldest first
+	first    int        // records of the first segment that are forgotten
 	dropped  uint32     // records that were in segments dropped since
 	slots    []uint32   // hash table of plain records: 1 + number, counted from the very first
 	used     int        // slots in use
@@ -199,155 +200,12 @@ func (x *Index) remove(number uint32) {
 	}
 }
 
-// Sweep forgets the oldest records that are of no more use, and returns the
-// sequence number up to which the feed may be trimmed. It does a bounded amount
-// of work; more is true if there may be more to do.
-func (x *Index) Sweep(now time.Time) (upto uint64, more bool) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if len(x.segments) < 2 { // the newest segment stays: it costs little
-		return x.base.Pos.Seq, false
-	}
-	for i := range x.segments[0] {
-		if int64(x.segments[0][i].expires) > now.Unix() {
-			return x.base.Pos.Seq, false
-		}
-	}
-	last := x.base.Pos.Seq + uint64(x.segments[0][segmentSize-1].seq)
-	for _, e := range x.others {
-		if e.Pos.Seq <= last && e.Expires.After(now) {
-			return x.base.Pos.Seq, false
-		}
-	}
-	base := x.base
-	x.walk(last, func(e Entry) { base = e.Head() })
-	for i := range x.segments[0] {
-		x.counts[x.segments[0][i].kind]--
-		x.remove(x.dropped + uint32(i))
-	}
-	x.segments[0] = nil
-	x.segments = x.segments[1:]
-	x.dropped += segmentSize
-	x.rebase(base)
-	return base.Pos.Seq, true
-}
-
-// rebase moves the base up to where the oldest kept entry begins.
-func (x *Index) rebase(base Head) {
-	delta := uint32(base.Pos.Seq - x.base.Pos.Seq)
-	for _, s := range x.segments {
-		for i := range s {
-			s[i].seq -= delta
-		}
-	}
-	x.others = slices.DeleteFunc(x.others, func(e Entry) bool {
-		if e.Pos.Seq > base.Pos.Seq {
-			return false
-		}
-		for _, k := range e.Where {
-			if had := len(x.joint[k]); had > 0 {
-				x.joint[k] = slices.DeleteFunc(x.joint[k], func(j Entry) bool { return j.ID == e.ID })
-				x.counts[k.Kind] -= had - len(x.joint[k])
-			}
-			if len(x.joint[k]) == 0 {
-				delete(x.joint, k)
-			}
-		}
-		return true
-	})
-	x.epochs = slices.DeleteFunc(x.epochs, func(p Position) bool { return p.Seq <= base.Pos.Seq })
-	x.base = base
-}
-
 // Reset makes x what y is; y is not used any more.
 func (x *Index) Reset(y *Index) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.base, x.head, x.recent, x.segments, x.dropped = y.base, y.head, y.recent, y.segments, y.dropped
+	x.base, x.head, x.recent, x.segments, x.first, x.dropped = y.base, y.head, y.recent, y.segments, y.first, y.dropped
 	x.slots, x.used, x.others, x.epochs, x.joint, x.counts = y.slots, y.used, y.others, y.epochs, y.joint, y.counts
-}
-
-// walk calls f for the kept entries up to and with a sequence number, oldest
-// first, each as it was applied.
-func (x *Index) walk(upto uint64, f func(Entry)) {
-	at, others := x.base, x.others
-	each := func(e Entry) bool {
-		if e.Pos.Seq > upto {
-			return false
-		}
-		e = at.Follow(e.Record, e.Pos)
-		at = e.Head()
-		f(e)
-		return true
-	}
-	for _, s := range x.segments {
-		for i := range s {
-			seq := x.base.Pos.Seq + uint64(s[i].seq)
-			for len(others) > 0 && others[0].Pos.Seq < seq {
-				if !each(others[0]) {
-					return
-				}
-				others = others[1:]
-			}
-			if !each(s[i].entry(Position{x.epoch(seq), seq})) {
-				return
-			}
-		}
-	}
-	for _, e := range others {
-		if !each(e) {
-			return
-		}
-	}
-}
-
-// epoch returns the epoch that a sequence number is in.
-func (x *Index) epoch(seq uint64) uint64 {
-	epoch := x.base.Pos.Epoch
-	for _, p := range x.epochs {
-		if p.Seq <= seq {
-			epoch = p.Epoch
-		}
-	}
-	return epoch
-}
-
-func (p *plain) entry(pos Position) Entry {
-	return Entry{Record: Record{
-		Where: []Key{p.key()}, At: time.Unix(int64(p.at), 0), Expires: time.Unix(int64(p.expires), 0),
-	}, Pos: pos}
-}
-
-// After returns the kept entries behind a sequence number, oldest first, and
-// what the first of them follows.
-func (x *Index) After(seq uint64) (from Head, entries []Entry) {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	from = x.base
-	x.walk(math.MaxUint64, func(e Entry) {
-		if e.Pos.Seq <= seq {
-			from = e.Head()
-		} else {
-			entries = append(entries, e)
-		}
-	})
-	return from, entries
-}
-
-// Holds reports whether h is on the chain that the index followed: yes, no, or
-// too long ago to tell.
-func (x *Index) Holds(h Head) (yes, known bool) {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	if h == x.base || h == x.head {
-		return true, true
-	}
-	for i := len(x.recent) - 1; i >= 0; i-- {
-		if r := x.recent[i]; r.Pos.Seq <= h.Pos.Seq {
-			return r == h, true
-		}
-	}
-	return false, h.Pos.Epoch != x.base.Pos.Epoch
 }
 
 // made is when a token came into being: by feed position if we made it, else by

@@ -354,6 +354,51 @@ func TestSweepKeepsWhatIsAlive(t *testing.T) {
 	}
 }
 
+// Records with several conditions end as others do, however few with one condition
+// there are.
+func TestRecordsWithSeveralConditionsAreForgotten(t *testing.T) {
+	const n = 3*segmentSize + 100
+	for name, plainly := range map[string]func(i int) bool{
+		"and there are no others": func(int) bool { return false },
+		"and one is older":        func(i int) bool { return i == 0 },
+		"and one is newer":        func(i int) bool { return i == n-1 },
+		"between others":          func(i int) bool { return i%4 == 0 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			x, c := NewIndex(0), &chain{}
+			client := KeyOf(ByClient, "desktop")
+			for i := range n {
+				k := KeyOf(BySubject, fmt.Sprint("u", i/2)) // two hang on each
+				if plainly(i) {
+					x.Apply(c.add(record(t0, k)))
+				} else {
+					x.Apply(c.add(record(t0, client, k)))
+				}
+			}
+			if upto, more := x.Sweep(t0.Add(30 * time.Minute)); upto != 0 || more || x.Len() != n {
+				t.Fatalf("what is alive was swept: %d", upto)
+			}
+			upto, more := uint64(0), true
+			for more {
+				upto, more = x.Sweep(t0.Add(2 * time.Hour))
+			}
+			if upto != 3*segmentSize || x.Len() != 100 || len(x.others) > 100 || cap(x.others) > 1000 || len(x.joint) > 50 {
+				t.Errorf("swept to %d: %d left, %d of %d others, on %d keys", upto, x.Len(), len(x.others), cap(x.others), len(x.joint))
+			}
+			from, kept := x.After(0)
+			if len(kept) != 100 || kept[0].Prev != from.ID || kept[99].Head() != c.head || kept[0].ID != c.entries[n-100].ID {
+				t.Errorf("the chain is another: %d entries", len(kept))
+			}
+			for i, want := range map[int]bool{5: false, n - 103: false, n - 100: true, n - 1: true} {
+				l := &Lineage{Subject: fmt.Sprint("u", i/2), Hops: []Hop{{ID: "x", Client: "desktop", Pos: Position{7, 0}}}}
+				if err := x.Check(l); (err != nil) != want {
+					t.Errorf("record %d: %v", i, err)
+				}
+			}
+		})
+	}
+}
+
 func TestMemoryOfAMillionRecords(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a moment")

@@ -61,24 +61,34 @@ func (j *Judge) Target(c *Client, resources, audiences []string) (Target, error)
 		if err != nil {
 			return t, err
 		}
+		// Each by itself, and first: whoever names two learns of neither whether it
+		// exists.
+		if err := c.asksFor(one); err != nil {
+			return t, err
+		}
 		if i > 0 && (one.Resource != t.Resource || one.Provider != t.Provider) {
 			return t, Fail(BadTarget, nil, "one target at a time")
 		}
 		one.URIs = append(t.URIs, one.URIs...)
 		t = one
 	}
-	// What is unknown and what is another client's are the same to the caller.
+	return t, nil
+}
+
+// asksFor checks that a client may ask for a target. What is unknown and what is
+// another client's are the same to the caller.
+func (c *Client) asksFor(t Target) error {
 	allowed := t.Resource
 	if t.Provider != "" {
 		allowed = t.Provider
 	}
 	if !c.targets[allowed] {
-		return t, Fail(BadTarget, fmt.Errorf("%s is no target of client %s", allowed, c.ID), "unknown target")
+		return Fail(BadTarget, fmt.Errorf("%s is no target of client %s", allowed, c.ID), "unknown target")
 	}
 	if t.Provider != "" && t.Resource == "" {
-		return t, Fail(BadTarget, fmt.Errorf("client %s is no resource, so that no mapping says what it may be vended", c.ID), "unknown target")
+		return Fail(BadTarget, fmt.Errorf("client %s is no resource, so that no mapping says what it may be vended", c.ID), "unknown target")
 	}
-	return t, nil
+	return nil
 }
 
 func (j *Judge) target(policy *scopes.Policy, c *Client, name string, logical bool) (Target, error) {
@@ -244,7 +254,9 @@ func (j *Judge) narrow(ctx context.Context, policy *scopes.Policy, req *scopes.R
 	}
 	mapped, err := policy.Grant(req, granted, c.Target.Provider)
 	if err != nil {
-		return nil, Fail(BadScope, err, err.Error())
+		// What was filled in comes from the subject or the call.
+		text := unquoted(err.Error())
+		return nil, Fail(BadScope, errors.New(text), text).naming("%s", err)
 	}
 	ceiling := d.Schema.Everything()
 	for _, limit := range req.Ceilings {

@@ -46,6 +46,9 @@ type Hop struct {
 	Tool     string
 	Scopes   []string
 	Policy   string // version of the mapping that decided
+	// By are the keys of the actor token that it was made with: what revokes that
+	// token, its session or its subject, or whatever they came from, revokes this.
+	By []Key
 }
 
 // Bounds of a lineage.
@@ -95,9 +98,9 @@ func (l *Lineage) keys(i int, kind Kind, f func(Key) bool) bool {
 	case ByEverything:
 		return f(KeyOf(ByEverything))
 	case BySession:
-		return i == 0 && one(l.Session)
+		return i == 0 && one(l.Session) || h.by(kind, f)
 	case BySubject:
-		return i == 0 && one(l.Subject)
+		return i == 0 && one(l.Subject) || h.by(kind, f)
 	case ByLease:
 		return last && one(l.Lease)
 	case ByProvider:
@@ -117,7 +120,7 @@ func (l *Lineage) keys(i int, kind Kind, f func(Key) bool) bool {
 	}
 	switch kind {
 	case ByToken:
-		return one("", h.ID)
+		return one("", h.ID) || h.by(kind, f)
 	case ByClient:
 		return one(h.Client)
 	case ByAgent:
@@ -138,15 +141,41 @@ func (l *Lineage) keys(i int, kind Kind, f func(Key) bool) bool {
 	return false
 }
 
+// by calls f for the keys of one kind of the actor token that a hop was made with,
+// until f returns true; it returns what f did.
+func (h *Hop) by(kind Kind, f func(Key) bool) bool {
+	if h == nil {
+		return false
+	}
+	for _, k := range h.By {
+		if k.Kind == kind && f(k) {
+			return true
+		}
+	}
+	return false
+}
+
+// actorKeys are the keys by which what is made with an actor token is revoked with
+// it. By agent, client and the others the hop has keys of its own.
+func (l *Lineage) actorKeys() (keys []Key) {
+	for i := range l.generations() {
+		for _, kind := range [...]Kind{ByToken, BySession, BySubject} {
+			l.keys(i, kind, func(k Key) bool { keys = append(keys, k); return false })
+		}
+	}
+	return keys
+}
+
 // meets reports whether the i-th generation meets all conditions. Subject and
-// session are those of the whole lineage.
+// session are those of the whole lineage, or of the generation's actor.
 func (l *Lineage) meets(i int, where []Key) bool {
 	for _, want := range where {
-		g := i
-		if want.Kind == BySubject || want.Kind == BySession {
-			g = 0
+		is := func(got Key) bool { return got == want }
+		met := l.keys(i, want.Kind, is)
+		if !met && i > 0 && (want.Kind == BySubject || want.Kind == BySession) {
+			met = l.keys(0, want.Kind, is)
 		}
-		if !l.keys(g, want.Kind, func(got Key) bool { return got == want }) {
+		if !met {
 			return false
 		}
 	}

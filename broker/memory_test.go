@@ -7,14 +7,18 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/stint-dev/stint/broker"
+	"github.com/stint-dev/stint/internal/store/storetest"
 )
 
-// memory is a store that keeps everything in maps, as the contracts say. It can
-// be made to fail, to lose what it has, and to call a hook at every step.
+// memory is a store that keeps everything in maps. It passes the suite of the real
+// ones (see TestMemoryIsAStore): what they refuse, it refuses. It can be made to
+// fail, to lose what it has, and to call a hook at every step.
 type memory struct {
 	mu       sync.Mutex
 	now      func() time.Time
@@ -25,6 +29,7 @@ type memory struct {
 	sessions map[[2]string]broker.Session
 	replicas map[string]broker.Replica
 	ends     map[string]time.Time
+	gone     map[string]time.Time // when a closed lease cannot be read any more
 	down     error
 	offset   time.Duration // of the store's clock
 	hook     func(step string)
@@ -34,6 +39,7 @@ func newMemory(now func() time.Time) *memory {
 	return &memory{
 		now: now, added: make(chan struct{}), leases: map[string]broker.Lease{}, once: map[string]time.Time{},
 		sessions: map[[2]string]broker.Session{}, replicas: map[string]broker.Replica{}, ends: map[string]time.Time{},
+		gone: map[string]time.Time{},
 	}
 }
 
@@ -76,22 +82,42 @@ func (m *memory) Append(_ context.Context, after broker.Head, entries ...broker.
 	if m.down != nil {
 		return m.down
 	}
+	kept, err := piece(after, entries)
+	if err != nil {
+		return err
+	}
 	if m.head() != after {
 		return fmt.Errorf("append: %w", broker.ErrConflict)
 	}
-	for _, e := range entries { // as bytes, so that nothing is kept that the format does not
-		again, err := broker.DecodeEntry(e.Encode())
-		if err != nil {
-			return err
-		}
-		m.entries = append(m.entries, again)
-	}
+	m.entries = append(m.entries, kept...)
 	close(m.added)
 	m.added = make(chan struct{})
 	return nil
 }
 
+// piece returns entries as they come back from bytes, so that nothing is kept that
+// the format does not, if they can follow a head.
+func piece(after broker.Head, entries []broker.Entry) (kept []broker.Entry, err error) {
+	if len(entries) == 0 {
+		return nil, errors.New("no entries to append")
+	}
+	for _, e := range entries {
+		again, err := broker.DecodeEntry(e.Encode())
+		if err != nil {
+			return nil, err
+		}
+		if e.Pos.Seq <= after.Pos.Seq || after != (broker.Head{}) && e.Prev != after.ID || again.ID != e.ID {
+			return nil, fmt.Errorf("entry %s does not follow %s", e.Pos, after.Pos)
+		}
+		kept, after = append(kept, again), again.Head()
+	}
+	return kept, nil
+}
+
 func (m *memory) Read(ctx context.Context, after uint64, limit int, wait time.Duration) ([]broker.Entry, error) {
+	if limit < 1 {
+		return nil, errors.New("read nothing")
+	}
 	for {
 		m.mu.Lock()
 		if m.down != nil {
@@ -134,10 +160,14 @@ func (m *memory) Beat(_ context.Context, r broker.Replica, life time.Duration) (
 	if m.down != nil {
 		return broker.Beat{}, m.down
 	}
+	if r.ID == "" || life <= 0 {
+		return broker.Beat{}, errors.New("a heartbeat has a name and a life")
+	}
 	now := m.now().Add(m.offset)
 	m.replicas[r.ID], m.ends[r.ID] = r, now.Add(life)
 	maps.DeleteFunc(m.replicas, func(id string, _ broker.Replica) bool { return m.ends[id].Before(now) })
-	return broker.Beat{Now: now, Head: m.head(), Replicas: slices.Collect(maps.Values(m.replicas))}, nil
+	byID := func(a, b broker.Replica) int { return strings.Compare(a.ID, b.ID) }
+	return broker.Beat{Now: now, Head: m.head(), Replicas: slices.SortedFunc(maps.Values(m.replicas), byID)}, nil
 }
 
 func (m *memory) Leave(_ context.Context, id string) error {
@@ -147,25 +177,53 @@ func (m *memory) Leave(_ context.Context, id string) error {
 	return m.down
 }
 
+// lease returns a lease, unless it was closed long ago.
+func (m *memory) lease(id string) (broker.Lease, bool) {
+	l, ok := m.leases[id]
+	if at, closed := m.gone[id]; closed && !at.After(m.now()) {
+		return broker.Lease{}, false
+	}
+	return l, ok
+}
+
+// put keeps a lease, and nothing that its writer could still change.
+func (m *memory) put(l *broker.Lease) {
+	kept := *l
+	kept.Keys, kept.Grant, kept.Handle = slices.Clone(l.Keys), slices.Clone(l.Grant), slices.Clone(l.Handle)
+	m.leases[l.ID] = kept
+	delete(m.gone, l.ID)
+	if l.State != broker.Closed {
+		return
+	}
+	last := l.Expires
+	if now := m.now(); last.Before(now) {
+		last = now
+	}
+	m.gone[l.ID] = last.Add(broker.ClosedLeaseKept)
+}
+
 func (m *memory) Create(_ context.Context, l *broker.Lease) error {
 	m.at("create")
 	defer m.at("created")
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, there := m.leases[l.ID]; there {
+	if m.down != nil {
+		return m.down
+	}
+	if l.ID == "" || l.State == "" {
+		return errors.New("a lease has an id and a state")
+	}
+	if _, there := m.lease(l.ID); there {
 		return broker.ErrConflict
 	}
-	if m.down == nil {
-		l.Version = 1
-		m.leases[l.ID] = *l
-	}
-	return m.down
+	m.put(l)
+	return nil
 }
 
 func (m *memory) Lease(_ context.Context, id string) (*broker.Lease, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	l, ok := m.leases[id]
+	l, ok := m.lease(id)
 	if !ok {
 		return nil, cmp.Or(m.down, broker.ErrNotFound)
 	}
@@ -177,19 +235,25 @@ func (m *memory) Update(_ context.Context, l *broker.Lease) error {
 	defer m.at("updated " + string(l.State))
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	old, ok := m.leases[l.ID]
+	old, ok := m.lease(l.ID)
 	switch {
 	case m.down != nil:
 		return m.down
-	case !ok:
-		return broker.ErrNotFound
-	case old.Version != l.Version:
+	case !ok || old.Version != l.Version:
 		return broker.ErrConflict
+	case !slices.Equal(distinct(old.Keys), distinct(l.Keys)):
+		return errors.New("the keys of a lease do not change")
+	case old.State == broker.Closed && l.State != broker.Closed:
+		return errors.New("a closed lease stays closed")
 	}
+	next := *l
+	next.Version++
+	m.put(&next)
 	l.Version++
-	m.leases[l.ID] = *l
 	return nil
 }
+
+func distinct(keys []string) []string { return slices.Compact(slices.Sorted(slices.Values(keys))) }
 
 func (m *memory) Match(_ context.Context, k broker.Key) (ids []string, err error) {
 	m.mu.Lock()
@@ -199,6 +263,7 @@ func (m *memory) Match(_ context.Context, k broker.Key) (ids []string, err error
 			ids = append(ids, id)
 		}
 	}
+	slices.Sort(ids)
 	return ids, m.down
 }
 
@@ -206,11 +271,12 @@ func (m *memory) Due(_ context.Context, now time.Time, limit int) (ids []string,
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for id, l := range m.leases {
-		if l.State != broker.Closed && !l.Next.After(now) && len(ids) < limit {
+		if l.State != broker.Closed && !l.Next.After(now) {
 			ids = append(ids, id)
 		}
 	}
-	return ids, m.down
+	slices.SortFunc(ids, func(a, b string) int { return m.leases[a].Next.Compare(m.leases[b].Next) })
+	return ids[:min(len(ids), max(limit, 0))], m.down
 }
 
 func (m *memory) All(_ context.Context, each func(*broker.Lease) error) error {
@@ -218,9 +284,10 @@ func (m *memory) All(_ context.Context, each func(*broker.Lease) error) error {
 	all := slices.Collect(maps.Values(m.leases))
 	err := m.down
 	m.mu.Unlock()
+	slices.SortFunc(all, func(a, b broker.Lease) int { return strings.Compare(a.ID, b.ID) })
 	for _, l := range all {
-		if l.State != broker.Closed {
-			err = errors.Join(err, each(&l))
+		if err == nil && l.State != broker.Closed {
+			err = each(&l)
 		}
 	}
 	return err
@@ -237,38 +304,59 @@ func (m *memory) Open(context.Context) (n int, err error) {
 	return n, m.down
 }
 
+// onceMargin is how much longer than asked an id is remembered.
+const onceMargin = time.Minute
+
 func (m *memory) Use(_ context.Context, purpose, id string, expires time.Time) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.down != nil {
 		return false, m.down
 	}
-	key := purpose + "\x00" + id
-	if at, used := m.once[key]; used && at.After(m.now()) {
+	key, now := purpose+"\x00"+id, m.now()
+	if at, used := m.once[key]; used && at.After(now) {
 		return false, nil
 	}
-	m.once[key] = expires
+	if expires.Before(now) {
+		expires = now
+	}
+	m.once[key] = expires.Add(onceMargin)
 	return true, nil
 }
 
 func (m *memory) Note(_ context.Context, s broker.Session) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, there := m.sessions[[2]string{s.ID, s.Client}]; !there && m.down == nil {
-		m.sessions[[2]string{s.ID, s.Client}] = s
+	key, now := [2]string{s.ID, s.Client}, m.now()
+	if old, there := m.sessions[key]; m.down == nil && s.Expires.After(now) && !(there && old.Expires.After(now)) {
+		m.sessions[key] = s
 	}
 	return m.down
 }
 
-func (m *memory) Sessions(_ context.Context, subject string, _ int) (out []broker.Session, err error) {
+func (m *memory) Sessions(_ context.Context, subject string, limit int) (out []broker.Session, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, s := range m.sessions {
-		if subject == "" || s.Subject == subject {
+		if (subject == "" || s.Subject == subject) && s.Expires.After(m.now()) {
 			out = append(out, s)
 		}
 	}
-	return out, m.down
+	slices.SortFunc(out, func(a, b broker.Session) int { return b.First.Compare(a.First) })
+	return out[:min(len(out), max(limit, 0))], m.down
+}
+
+// Ready and Close make it a whole store.
+func (m *memory) Ready(context.Context) error { return nil }
+func (m *memory) Close() error                { return nil }
+
+// What a fake allows and the stores refuse makes tests of the broker pass wrongly.
+func TestMemoryIsAStore(t *testing.T) {
+	storetest.Run(t, func(*testing.T) *storetest.Bed {
+		c := &clock{now: time.Unix(1_800_000_000, 123_456_789)}
+		m := newMemory(c.Now)
+		return &storetest.Bed{Store: m, Now: c.Now, Forward: c.move, Reopen: func() storetest.Store { return m }}
+	})
 }
 
 // anchor remembers a head.

@@ -143,16 +143,21 @@ func TestRequestsThatCameToNoExchangeAreRecorded(t *testing.T) {
 		"a plain error":     {errBroken, audit.Failed, broker.Internal, errBroken.Error()},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := &broker.ExchangeRequest{GrantType: stranger, RequestID: "req-" + name, Trace: "trace"}
+			r := &broker.ExchangeRequest{GrantType: stranger, RequestID: "req-" + name, Trace: "trace", Address: "203.0.113.7"}
+			noted := w.record.noted
 			w.b.Refuse(t.Context(), r, stranger, c.err)
+			if who := w.record.who; w.record.noted != noted+1 || who[len(who)-1].Address != r.Address {
+				t.Errorf("%d noted, the last from %+v", w.record.noted-noted, who[len(who)-1])
+			}
 			e := w.record.last(t, audit.KindExchange)
 			if e.Outcome != c.outcome || e.Code != string(c.code) || e.Reason != c.reason || e.Request != r.RequestID || e.Trace != "trace" {
 				t.Errorf("%+v", e)
 			}
-			for _, text := range []string{e.GrantType, e.Party.Client} {
-				if len(text) > 80 || !strings.HasPrefix(text, "é") || e.Party.Subject != "" {
-					t.Errorf("%d bytes: %q", len(text), text)
-				}
+			if text := e.GrantType; len(text) > 80 || !strings.HasPrefix(text, "é") || e.Party.Subject != "" {
+				t.Errorf("%d bytes: %q", len(text), text)
+			}
+			if text := e.Party.Client; len(text) != 24 || !strings.HasPrefix(text, "unknown:") {
+				t.Errorf("a client_id that is none: %q", text)
 			}
 		})
 	}

@@ -1,9 +1,12 @@
 package broker
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/stint-dev/stint/scopes"
 )
@@ -28,8 +31,27 @@ func (r *Registry) accepts(which string, t *Token, now time.Time) error {
 		return refused(which, "signed in %s ago, more than max_session_age", now.Sub(t.AuthTime).Round(time.Second))
 	case t.Subject == "":
 		return refused(which, "it has no subject")
+	case t.SessionID != "" && t.AuthTime.IsZero():
+		// Its session could be of any age: tokens are renewed, and iat with them.
+		return refused(which, "it has a sid and no auth_time, so that max_session_age cannot be held against it")
+	case !legible(t.Subject) || !legible(t.ID):
+		return refused(which, "its sub or jti is of more than %d bytes, or has characters that cannot be printed", maxName)
+	}
+	for _, a := range t.Actors {
+		if !legible(a.Subject) || !legible(a.Issuer) {
+			return refused(which, "its act is of more than %d bytes, or has characters that cannot be printed", maxName)
+		}
 	}
 	return nil
+}
+
+// maxName bounds the names in a foreign token, in bytes.
+const maxName = 512
+
+// legible reports whether a name from a foreign token can be kept and shown: no
+// control characters, nor what turns or hides text.
+func legible(s string) bool {
+	return len(s) <= maxName && utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 // name returns the subject as ISSUER#SUB; a token of ours has it so already.
@@ -38,6 +60,19 @@ func (t *Token) name() string {
 		return t.Subject
 	}
 	return t.Issuer + "#" + t.Subject
+}
+
+// shown names an actor of the subject token for the record: software by its name,
+// and whoever else it may be by an index.
+func (x *exchange) shown(a Actor) string {
+	if a.Issuer == "" {
+		a.Issuer = x.subject.Issuer
+	}
+	name := a.Name()
+	if i := x.b.reg.Issuers[a.Issuer]; x.b.reg.nameOf(a.Issuer, a.Subject) == "" && (i == nil || i.Actors[a.Subject] == "") {
+		return x.b.recorder.Index(name)
+	}
+	return name
 }
 
 // agent finds the software that the subject uses.
@@ -49,7 +84,7 @@ func (r *Registry) agent(t *Token) (string, error) {
 	// An ID token was issued to somebody, also if it does not say to which of several.
 	if name == "" && (t.ClientID != "" || len(t.Actors) > 0 || t.Use == IDToken) && !t.Ours {
 		if i := r.Issuers[t.Issuer]; !i.AnyAgent {
-			return "", refused("subject token", "issued to %q at %s, which no agent or client names", printable(t.ClientID), t.Issuer)
+			return "", refused("subject token", "issued to software that no agent or client names at %s", t.Issuer).naming("issued to %q, held by %q", t.ClientID, t.Actors)
 		}
 	}
 	return name, nil
@@ -70,9 +105,12 @@ func (r *Registry) consents(c *Client, t *Token) error {
 	forIt := c.Resource != "" && slices.Contains(t.Audience, c.Resource)
 	if t.Use == IDToken { // the audience of an ID token is the client (OpenID Connect Core section 2)
 		forIt = identity != "" && slices.Contains(t.Audience, identity)
+		if len(t.Audience) > 1 && t.ClientID != "" { // and of several, the one that azp names
+			forIt = forIt && issuedTo
+		}
 	}
 	if !forIt && !slices.ContainsFunc(t.Audience, func(a string) bool { return slices.Contains(i.Audiences, a) }) {
-		return refused("subject token", "its audience %q is none that is accepted", t.Audience)
+		return refused("subject token", "its audience is none that is accepted").naming("audience %q", t.Audience)
 	}
 	switch {
 	case i.MayAct && t.MayAct != nil:
@@ -80,11 +118,52 @@ func (r *Registry) consents(c *Client, t *Token) error {
 			(iss == "" || iss == t.Issuer) && identity != "" && t.MayAct.Subject == identity {
 			return nil
 		}
-		return refused("subject token", "may_act names %s, not client %s", t.MayAct.Name(), c.ID)
+		return refused("subject token", "may_act names somebody else than client %s", c.ID).naming("may_act %q", t.MayAct.Name())
 	case slices.Contains(i.Delegates, c.ID), issuedTo, forIt:
 		return nil
 	}
 	return refused("subject token", "client %s has no consent: it is no delegate, and the token was issued neither to nor for it", c.ID)
+}
+
+// actorToken checks who is to act: the client itself, by a token of ours, or an
+// agent that the issuer of the token vouches for.
+func (x *exchange) actorToken(ctx context.Context) error {
+	const which = "actor token"
+	t, err := x.verify(ctx, which, x.r.ActorToken, x.r.ActorType)
+	if err != nil {
+		return err
+	}
+	var name string
+	if t.Ours {
+		if t.Subject != x.r.Client.ID || t.ClientID != x.r.Client.ID {
+			return refused(which, "it is of the subject %s, not of the client %s itself", x.b.recorder.Index(t.Subject), x.r.Client.ID).naming("of %q", t.Subject)
+		}
+		name = t.Subject
+	} else {
+		i := x.b.reg.Issuers[t.Issuer]
+		if name = i.Actors[t.Subject]; name == "" {
+			return refused(which, "the subject %s is no actor of issuer %s", x.b.recorder.Index(t.name()), t.Issuer).naming("of %q", t.Subject)
+		}
+		if !slices.ContainsFunc(t.Audience, func(a string) bool { return slices.Contains(i.Audiences, a) }) {
+			return refused(which, "its audience is none that is accepted").naming("audience %q", t.Audience)
+		}
+	}
+	if t.name() == x.subject.name() {
+		return refused(which, "it is of the subject itself")
+	}
+	l, err := lineageOf(t, name)
+	if err != nil {
+		return refused(which, "%w", err)
+	}
+	if err := x.alive(which, l); err != nil {
+		return err
+	}
+	if err := x.unused(ctx, which, t); err != nil {
+		return err
+	}
+	x.actor, x.agent, x.by = t, name, l.actorKeys()
+	x.event.Party.Agent = name
+	return nil
 }
 
 // gone reports whether somebody on the way is no longer configured, or disabled:

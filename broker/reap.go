@@ -11,154 +11,6 @@ import (
 	"github.com/stint-dev/stint/audit"
 )
 
-// toMark queues the marking of the leases that entries select.
-func (b *Broker) toMark(entries []Entry) {
-	b.marking.add(entries)
-	select {
-	case b.wake <- struct{}{}:
-	default:
-	}
-}
-
-// markQueue holds the entries whose leases are still to be marked.
-type markQueue struct {
-	mu      sync.Mutex
-	entries []Entry
-}
-
-func (q *markQueue) add(entries []Entry) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for _, e := range entries {
-		if len(e.Where) > 0 {
-			q.entries = append(q.entries, e)
-		}
-	}
-}
-
-func (q *markQueue) take() []Entry {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	entries := q.entries
-	q.entries = nil
-	return entries
-}
-
-// again is an entry that is gone through a second time: a replica that did not
-// know of it yet may have written an intent after the first.
-type again struct {
-	entry Entry
-	at    time.Time
-}
-
-// markLoop marks leases and intents that were revoked. Every replica does it for
-// every entry; whoever comes second finds nothing to do.
-func (b *Broker) markLoop(ctx context.Context) {
-	var second []again
-	if err := b.markOpen(ctx); err != nil {
-		b.complain(ctx, "mark leases that were revoked before", err)
-	}
-	for ctx.Err() == nil {
-		for _, e := range b.marking.take() {
-			b.mark(ctx, e)
-			second = append(second, again{e, b.now().Add(2 * b.cfg.MaxStaleness)})
-		}
-		for len(second) > 0 && !second[0].at.After(b.now()) {
-			b.mark(ctx, second[0].entry)
-			second = second[1:]
-		}
-		select {
-		case <-ctx.Done():
-		case <-b.wake:
-		case <-time.After(b.cfg.MaxStaleness / 2):
-		}
-	}
-}
-
-// markOpen goes through all leases, for revocations that nobody lived to mark.
-func (b *Broker) markOpen(ctx context.Context) error {
-	return b.ledger.All(ctx, func(l *Lease) error {
-		if keys, pos, err := l.selected(); err != nil || b.index.Selects(keys, pos) {
-			return b.closeLease(ctx, l.ID, "revoked")
-		}
-		return nil
-	})
-}
-
-// mark marks the leases that one entry selects.
-func (b *Broker) mark(ctx context.Context, e Entry) {
-	var ids []string
-	var err error
-	if k := e.Where[0]; len(e.Where) == 1 && k.Kind == ByEverything {
-		err = b.ledger.All(ctx, func(l *Lease) error { ids = append(ids, l.ID); return nil })
-	} else {
-		ids, err = b.ledger.Match(ctx, k)
-	}
-	if err != nil {
-		b.complain(ctx, "find leases to mark", err)
-		b.marking.add([]Entry{e}) // until it succeeds
-		pause(ctx, 100*time.Millisecond)
-		return
-	}
-	for _, id := range ids {
-		l, err := b.ledger.Lease(ctx, id)
-		if errors.Is(err, ErrNotFound) {
-			continue
-		}
-		if err == nil {
-			keys, pos, bad := l.selected()
-			if bad == nil && !b.index.Selects(keys, pos) {
-				continue
-			}
-			err = b.closeLease(ctx, id, "revoked")
-		}
-		if err != nil {
-			b.complain(ctx, "mark lease "+id, err)
-			b.marking.add([]Entry{e})
-			pause(ctx, 100*time.Millisecond)
-			return
-		}
-	}
-}
-
-// selected returns what a revocation selects a lease by.
-func (l *Lease) selected() (keys []Key, pos Position, err error) {
-	for _, s := range l.Keys {
-		k, err := ParseKey(s)
-		if err != nil {
-			return nil, pos, err
-		}
-		keys = append(keys, k)
-	}
-	pos, err = ParsePosition(l.Pos)
-	return keys, pos, err
-}
-
-// closeLease marks a lease to be ended, whatever it is doing.
-func (b *Broker) closeLease(ctx context.Context, id, why string) error {
-	for {
-		l, err := b.ledger.Lease(ctx, id)
-		if errors.Is(err, ErrNotFound) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if l.State == Closing || l.State == Closed {
-			return nil
-		}
-		l.State, l.Why, l.Next, l.Attempts = Closing, why, b.now(), 0
-		err = b.ledger.Update(ctx, l)
-		if errors.Is(err, ErrConflict) {
-			continue
-		}
-		if err == nil {
-			b.nudge()
-		}
-		return err
-	}
-}
-
 // nudge wakes the reaper.
 func (b *Broker) nudge() {
 	select {
@@ -260,18 +112,25 @@ func (b *Broker) revokeUpstream(ctx context.Context, l *Lease) (Outcome, error) 
 
 func handleContext(l *Lease) string { return "lease " + l.ID + " at " + l.Provider }
 
-// settle writes down what an attempt came to. A final outcome closes the lease;
-// otherwise there is another attempt, until what was minted has run out.
+// settle writes down what an attempt came to. A final outcome closes the lease, but
+// not before minting is over; otherwise there is another attempt, until what was
+// minted has run out.
 func (b *Broker) settle(ctx context.Context, l *Lease, o Outcome, failure error) error {
 	now := b.now()
-	before := l.Outcome
+	before, minting := l.Outcome, now.Before(l.Deadline)
 	wait := min(firstRetry<<min(l.Attempts-1, 20), maxRetry)
 	switch {
-	case failure == nil && o.State == AlreadyDead && now.Before(l.Deadline):
-		l.Next = l.Deadline // it may yet be minted
+	case failure == nil && o.State.Final() && minting:
+		// It may yet be minted, or an answer bring a handle, which an open record takes.
+		l.Next = l.Deadline
+		if o.State != AlreadyDead {
+			l.Outcome, l.Until, l.Note = o.State, o.Until, o.Note
+		}
+	case failure == nil && o.State == AlreadyDead && before == Revoked:
+		l.State = Closed // by an attempt before the deadline
 	case failure == nil && o.State.Final():
 		l.State, l.Outcome, l.Until, l.Note = Closed, o.State, o.Until, o.Note
-	case failure != nil && now.After(l.Expires.Add(b.cfg.Skew)) && !b.endsByHand(l):
+	case failure != nil && !minting && now.After(l.Expires.Add(b.cfg.Skew)) && !b.endsByHand(l):
 		// What cannot be asked about has run out by its own terms.
 		l.State, l.Outcome, l.Until, l.Note = Closed, UnknownUntil, l.Expires, "not confirmed before it ran out"
 	case failure == nil && o.State == Stuck:

@@ -144,28 +144,66 @@ func (b *Broker) appendRecord(ctx context.Context, r Record) (Entry, error) {
 	}
 }
 
-// RevokeToken is RFC 7009: a client takes back a token that was issued to it,
-// and everything made from it. A token that is not valid is nothing to revoke,
-// which is no error. Errors: Denied, if the token is another client's;
-// Unavailable, if it could not be done, so that the token must be taken to live.
+// RevokeToken is RFC 7009: a client takes back what was issued to it, and
+// everything made from it. raw is a token of ours, or the lease id that came with
+// a credential. What is neither, or has ended, is nothing to revoke, which is no
+// error. Errors: Denied, if it is another client's; Unavailable, if it could not be
+// done, so that it must be taken to live.
 func (b *Broker) RevokeToken(ctx context.Context, c *Client, raw secret.String, requestID string) error {
-	t, err := b.tokens.Verify(ctx, raw)
+	s, until, err := b.owned(ctx, c, raw)
 	if err != nil {
-		if CodeOf(err) == Unavailable {
-			return err
-		}
-		return nil
+		b.RefuseTaking(ctx, audit.KindRevocation, c, requestID, err)
+		return err
 	}
-	if !t.Ours {
-		return nil // RFC 7009 section 2.2: none of ours, nothing to do
-	}
-	if t.ClientID != c.ID {
-		return Fail(Denied, fmt.Errorf("token %s was issued to %s", t.ID, t.ClientID), "the token was not issued to this client")
+	if s == (Selector{}) {
+		return nil // RFC 7009 section 2.2: nothing to do
 	}
 	// What was made from it lives no longer than it does.
-	r := Revocation{Selector: Selector{Token: t.ID}, Client: c.ID, RequestID: requestID}
-	_, err = b.revoke(ctx, r, r.Selector.where(), t.Expires.Add(b.cfg.Skew))
+	_, err = b.revoke(ctx, Revocation{Selector: s, Client: c.ID, RequestID: requestID}, s.where(), until.Add(b.cfg.Skew))
 	return err
+}
+
+// owned finds what a client wants to take back, and until when it lives.
+func (b *Broker) owned(ctx context.Context, c *Client, raw secret.String) (s Selector, until time.Time, err error) {
+	if id := raw.Reveal(); isLeaseID(id) {
+		l, err := b.ledger.Lease(ctx, id)
+		switch {
+		case errors.Is(err, ErrNotFound):
+			return s, until, nil
+		case err != nil:
+			return s, until, unavailable(fmt.Errorf("look for a lease: %w", err))
+		case l.Client != c.ID:
+			return s, until, Fail(Denied, fmt.Errorf("lease %s was given to %s", l.ID, l.Client), "the credential was not issued to this client")
+		case l.State == Closing || l.State == Closed:
+			return s, until, nil
+		}
+		return Selector{Lease: l.ID}, l.Expires, nil
+	}
+	t, err := b.tokens.Verify(ctx, raw)
+	switch {
+	case CodeOf(err) == Unavailable:
+		return s, until, err
+	case err != nil || !t.Ours:
+		return s, until, nil
+	case t.ClientID != c.ID:
+		return s, until, Fail(Denied, fmt.Errorf("token %s was issued to %s", t.ID, t.ClientID), "the token was not issued to this client")
+	}
+	return Selector{Token: t.ID}, t.Expires, nil
+}
+
+// isLeaseID reports whether a text has the form of a lease's id, which no token has.
+func isLeaseID(s string) bool {
+	return len(s) == 24 && !strings.ContainsFunc(s, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '2' || r > '7') })
+}
+
+// RefuseTaking records that a client was refused a revocation or an introspection.
+// What failed for want of something that is down is no refusal, and leaves no event.
+func (b *Broker) RefuseTaking(ctx context.Context, kind audit.Kind, c *Client, requestID string, err error) {
+	if CodeOf(err) == Unavailable {
+		return
+	}
+	e := &audit.Event{Kind: kind, Request: requestID, Party: audit.Party{Client: c.ID}}
+	b.recordRefusal(ctx, e, audit.Personal{}, err)
 }
 
 // Introspection is what a resource learns of a token (RFC 7662 section 2.2).
@@ -175,10 +213,18 @@ type Introspection struct {
 }
 
 // Introspect tells a client whose resource a token is for whether the token is
-// good, and with consume uses it up. Errors: Denied, if the token is for
-// somebody else; BadRequest, to consume a token that is not for one use;
-// Unavailable, if it is not known, which is not the same as inactive.
+// good, and with consume uses it up. To others it is not active (RFC 7662 section
+// 2.2), and the record says why. Errors: Denied, if the client is no resource;
+// BadRequest, to consume a token that is not for one use; Unavailable, if it is
+// not known, which is not the same as inactive.
 func (b *Broker) Introspect(ctx context.Context, c *Client, raw secret.String, consume bool, requestID string) (*Introspection, error) {
+	refuse := func(err error) error {
+		b.RefuseTaking(ctx, audit.KindIntrospect, c, requestID, err)
+		return err
+	}
+	if c.Resource == "" { // whatever the token is: the answer tells nothing of it
+		return nil, refuse(Fail(Denied, fmt.Errorf("client %s is no resource", c.ID), "this client is no resource"))
+	}
 	if err := b.current(b.now()); err != nil {
 		return nil, err
 	}
@@ -192,8 +238,9 @@ func (b *Broker) Introspect(ctx context.Context, c *Client, raw secret.String, c
 	if !t.Ours {
 		return &Introspection{}, nil
 	}
-	if c.Resource == "" || !slices.Contains(t.Audience, c.Resource) {
-		return nil, Fail(Denied, fmt.Errorf("token %s is for %q", t.ID, t.Audience), "the token is not for this client")
+	if !slices.Contains(t.Audience, c.Resource) {
+		_ = refuse(Fail(Denied, fmt.Errorf("token %s is for %q, not for %s", t.ID, t.Audience, c.Resource), "the token is not for this client"))
+		return &Introspection{}, nil
 	}
 	l, err := lineageOf(t, "")
 	if err != nil || b.index.Check(l) != nil {
@@ -203,18 +250,22 @@ func (b *Broker) Introspect(ctx context.Context, c *Client, raw secret.String, c
 		return &Introspection{}, nil
 	}
 	if !consume {
+		used, err := b.used(ctx, t)
+		if err != nil || used {
+			return &Introspection{}, err
+		}
 		return &Introspection{Active: true, Token: t}, nil
+	}
+	if !t.forOneUse() {
+		return nil, refuse(Fail(BadRequest, nil, "the token is not for one use: do not consume it"))
 	}
 	return b.consume(ctx, c, t, requestID)
 }
 
 func (b *Broker) consume(ctx context.Context, c *Client, t *Token, requestID string) (*Introspection, error) {
-	if !t.Stint.Once {
-		return nil, Fail(BadRequest, nil, "the token is not for one use: do not consume it")
-	}
-	first, err := b.once.Use(ctx, "token", t.ID, t.Expires.Add(b.cfg.Skew))
+	first, err := b.useUp(ctx, t)
 	if err != nil {
-		return nil, unavailable(fmt.Errorf("use up token: %w", err))
+		return nil, err
 	}
 	e := &audit.Event{
 		Kind: audit.KindIntrospect, Outcome: audit.Done, Request: requestID,

@@ -156,10 +156,16 @@ func TestIntrospection(t *testing.T) {
 	if err != nil || !i.Active || i.Token.ID != tok.ID {
 		t.Fatalf("%+v, %v", i, err)
 	}
-	for _, other := range []string{"desktop", "files-api"} {
-		if i, err := w.b.Introspect(ctx, w.reg.Clients[other], first.Token, false, "r"); broker.CodeOf(err) != broker.Denied {
-			t.Errorf("client %s learns %+v, %v", other, i, err)
+	for _, raw := range []secret.String{first.Token, secret.New("x")} {
+		if i, err := w.b.Introspect(ctx, w.reg.Clients["desktop"], raw, false, "r"); broker.CodeOf(err) != broker.Denied {
+			t.Errorf("a client that is no resource learns %+v, %v", i, err)
 		}
+	}
+	if i, err := w.b.Introspect(ctx, w.reg.Clients["files-api"], first.Token, false, "r"); err != nil || i.Active || i.Token != nil {
+		t.Errorf("another resource learns %+v, %v", i, err)
+	}
+	if e := w.record.last(t, audit.KindIntrospect); e.Outcome != audit.Refused || e.Party.Client != "files-api" || !strings.Contains(e.Reason, tok.ID) || e.Code == "" {
+		t.Errorf("recorded as %+v", e)
 	}
 	for name, raw := range map[string]secret.String{"unknown": secret.New("x"), "foreign": w.tokens.put(w.token(func(k *broker.Token) { k.Audience = []string{mcp} }))} {
 		if i, err := w.b.Introspect(ctx, mcpServer, raw, false, "r"); err != nil || i.Active {

@@ -33,18 +33,18 @@ func (x *exchange) vend(ctx context.Context) (*Issued, error) {
 	// From here on the caller may be gone; the credential must not be forgotten.
 	ctx = context.WithoutCancel(ctx)
 	if err != nil {
-		b.abandon(ctx, l.ID, nil)
+		b.abandon(ctx, *l, nil)
 		return nil, err
 	}
 	if err := x.hold(m); err != nil {
 		x.event.Certificate.Granted, x.event.Certificate.Evidence = m.Granted.Canonical(), string(m.Evidence)
-		b.abandon(ctx, l.ID, m.Handle)
+		b.abandon(ctx, *l, m.Handle)
 		b.alarm(ctx, fmt.Sprintf("upstream %s granted more than was asked: lease %s", l.Provider, l.ID), x.pos)
 		return nil, err
 	}
 	x.lap("mint")
 	if err := x.activate(ctx, l, m); err != nil {
-		b.abandon(ctx, l.ID, m.Handle)
+		b.abandon(ctx, *l, m.Handle)
 		return nil, err
 	}
 	return x.handOut(d, l, m)
@@ -125,97 +125,6 @@ func (x *exchange) certify(d Description) {
 		c.Inputs = append(c.Inputs, audit.Input{Name: in.Name, Grant: in.Grant.Canonical()})
 	}
 	x.event.Certificate = c
-}
-
-// minting is what came of a call upstream.
-type minting struct {
-	minted *Minted
-	err    error
-}
-
-// mint calls the provider, within the time for it. An answer that comes later is
-// not lost: what it brings is ended.
-func (x *exchange) mint(ctx context.Context, p Provider, l *Lease) (*Minted, error) {
-	b := x.b
-	ctx, end := b.span(ctx, "provider.mint")
-	bounded, cancel := context.WithTimeout(ctx, b.cfg.MintTimeout)
-	n := x.verdict.Narrowed
-	req := MintRequest{
-		Lease: l.ID, Grant: n.Grant, Rendered: n.Rendered, Expires: x.expires,
-		Subject: x.lineage.Subject, Pseudonym: l.Subject, Actor: x.agent, Client: x.r.Client.ID,
-		Note: func(handle []byte) error { return b.noteHandle(context.WithoutCancel(ctx), l, handle) },
-	}
-	answer := make(chan minting, 1)
-	go func() {
-		m, err := safely(func() (*Minted, error) { return p.Mint(bounded, req) })
-		answer <- minting{m, err}
-		cancel() // not before: the answer counts, however close it was
-	}()
-	select {
-	case a := <-answer:
-		end(a.err)
-		return x.minted(a)
-	case <-bounded.Done():
-		if len(answer) > 0 {
-			return x.minted(<-answer)
-		}
-		go func() { // the late answer
-			if a := <-answer; a.minted != nil {
-				b.abandon(context.WithoutCancel(ctx), l.ID, a.minted.Handle)
-			}
-		}()
-		end(bounded.Err())
-		return nil, unavailable(fmt.Errorf("upstream %s did not answer in time: %w", l.Provider, bounded.Err()))
-	}
-}
-
-// safely calls a provider. One that panics has failed, and the process lives on: what
-// it may have done upstream is ended like everything whose answer is lost. What it
-// panicked with may hold a secret, and is not repeated.
-func safely[T any](call func() (T, error)) (out T, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("the provider panicked with a %T", p)
-		}
-	}()
-	return call()
-}
-
-// minted checks that a provider's answer is one. Of an error the code is kept;
-// an upstream's own text never reaches the caller.
-func (x *exchange) minted(a minting) (*Minted, error) {
-	switch {
-	case a.err == nil && a.minted == nil:
-		return nil, unavailable(errors.New("mint: the provider answered with nothing"))
-	case a.err == nil:
-		return a.minted, nil
-	}
-	if e := AsError(a.err); e.Code != Internal {
-		return nil, e
-	}
-	return nil, unavailable(fmt.Errorf("mint: %w", a.err))
-}
-
-// noteHandle replaces an intent's handle, durably, in the middle of minting.
-func (b *Broker) noteHandle(ctx context.Context, l *Lease, handle []byte) error {
-	sealed, err := b.sealer.Seal(handle, handleContext(l))
-	if err != nil {
-		return fmt.Errorf("seal handle: %w", err)
-	}
-	next := *l
-	next.Handle = sealed
-	frame, err := leaseFrame(&next)
-	if err != nil {
-		return err
-	}
-	if err := b.recorder.Keep(frame); err != nil {
-		return unavailable(fmt.Errorf("journal handle: %w", err))
-	}
-	if err := b.ledger.Update(ctx, &next); err != nil {
-		return unavailable(fmt.Errorf("write handle: %w", err))
-	}
-	*l = next
-	return nil
 }
 
 // hold compares what the upstream says it granted with what was asked for.
@@ -305,49 +214,6 @@ func (x *exchange) overtaken(err error) error {
 	x.event.Lease = &lease
 	x.forget()
 	return err
-}
-
-// abandon queues the end of whatever minting came to: also of a lease that was
-// ended meanwhile, when there was nothing to be found upstream yet. handle is what the provider answered with, nil if it did not. The first
-// attempt is made by the reaper, at once.
-func (b *Broker) abandon(ctx context.Context, id string, handle []byte) {
-	for try := 0; ; try++ {
-		err := b.reopen(ctx, id, handle)
-		if err == nil {
-			b.nudge()
-			return
-		}
-		if !errors.Is(err, ErrConflict) || try == 10 {
-			// The deadline of the intent comes, and then the reaper finds it.
-			b.log.ErrorContext(ctx, "close an abandoned lease", "lease", id, "error", err)
-			return
-		}
-	}
-}
-
-func (b *Broker) reopen(ctx context.Context, id string, handle []byte) error {
-	l, err := b.ledger.Lease(ctx, id)
-	if err != nil {
-		return err
-	}
-	if l.State != Closing && l.State != Closed {
-		l.Why = "failed"
-	}
-	if handle != nil {
-		if l.Handle, err = b.sealer.Seal(handle, handleContext(l)); err != nil {
-			return fmt.Errorf("seal handle: %w", err)
-		}
-	}
-	// The deadline stays: a request that failed here may still take effect there.
-	l.State, l.Next, l.Attempts, l.Outcome = Closing, b.now(), 0, ""
-	frame, err := leaseFrame(l)
-	if err != nil {
-		return err
-	}
-	if err := b.recorder.Keep(frame); err != nil {
-		b.log.ErrorContext(ctx, "journal an abandoned lease", "lease", id, "error", err)
-	}
-	return b.ledger.Update(ctx, l)
 }
 
 // handOut writes the answer for a credential.

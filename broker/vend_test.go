@@ -188,26 +188,6 @@ func TestOverGrantsAreTakenBackAtOnce(t *testing.T) {
 	}
 }
 
-func TestAnAnswerThatComesTooLateIsEnded(t *testing.T) {
-	w := newWorld(t)
-	w.run(w.b)
-	first, _ := w.must(nil)
-	w.upstream.block = make(chan struct{})
-	began := time.Now()
-	_, err := w.exchange(w.vend(first.Token, nil))
-	if broker.CodeOf(err) != broker.Unavailable || time.Since(began) > 2*time.Second {
-		t.Fatalf("%v after %s", err, time.Since(began))
-	}
-	eventually(t, "the intent is ended, whatever it came to", func() bool { return w.upstream.living() == 0 })
-	w.upstream.mu.Lock()
-	for id := range w.upstream.minted { // the answer arrives, and what it brings is alive after all
-		w.upstream.alive[id] = tables.Everything()
-	}
-	w.upstream.mu.Unlock()
-	close(w.upstream.block)
-	eventually(t, "the late one is ended too", func() bool { return w.upstream.living() == 0 })
-}
-
 func TestWithoutARecordThereIsNoCredential(t *testing.T) {
 	for name, prepare := range map[string]func(w *world){
 		"the intent cannot be journalled": func(w *world) {
@@ -467,35 +447,6 @@ func TestAnIntentOfWhichNothingWasHeardIsEnded(t *testing.T) {
 	w.run(w.b)
 	w.clock.move(time.Second)
 	eventually(t, "it is ended", func() bool { return w.upstream.living() == 0 })
-}
-
-func TestRecoverRebuildsLeasesFromTheJournal(t *testing.T) {
-	w := newWorld(t)
-	first, _ := w.must(nil)
-	got, _ := w.must(w.vend(first.Token, nil))
-	leases := map[string]*broker.Lease{}
-	for _, f := range w.record.frames {
-		if f.Type == audit.FrameLease {
-			var l broker.Lease
-			if err := json.Unmarshal(f.Payload, &l); err != nil {
-				t.Fatal(err)
-			}
-			leases[l.ID] = &l
-		}
-	}
-	w.store.mu.Lock()
-	w.store.leases = map[string]broker.Lease{} // the store lost everything
-	w.store.mu.Unlock()
-	n, err := broker.Recover(context.Background(), w.store, []*broker.Lease{leases[got.Lease], {ID: "x", State: broker.Closed}, {ID: "y", State: broker.Intent, Provider: "warehouse", Pos: "1.1"}}, w.clock.Now())
-	if err != nil || n != 2 {
-		t.Fatal(n, err)
-	}
-	if n, err := broker.Recover(context.Background(), w.store, []*broker.Lease{leases[got.Lease]}, w.clock.Now()); err != nil || n != 0 {
-		t.Errorf("a second time: %d, %v", n, err)
-	}
-	w.run(w.b)
-	w.clock.move(5 * time.Minute)
-	eventually(t, "it is ended in time after all", func() bool { return w.upstream.living() == 0 })
 }
 
 // The replica that mints dies between the upstream's answer and everything else,

@@ -184,11 +184,35 @@ func (r *Redis) run(ctx context.Context, s *script, keys []string, args []any, m
 // client gives the commands no error of their own: they look as if Redis had
 // answered with nothing. The errors of commands that left are theirs.
 func send(ctx context.Context, p redis.Pipeliner) error {
+	_, err := exec(ctx, p)
+	return err
+}
+
+// exec is send, and returns what was sent. Nothing else may run a pipeline.
+func exec(ctx context.Context, p redis.Pipeliner) ([]redis.Cmder, error) {
 	cmds, err := p.Exec(ctx)
 	if slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return c.Err() != nil }) {
-		return nil
+		return cmds, nil
 	}
-	return err
+	return cmds, err
+}
+
+// together sends what add puts together, and errs if it never left or if one of the
+// commands failed. That there is nothing to be had (redis.Nil) is no failure, and is
+// for the caller to see.
+func (r *Redis) together(ctx context.Context, add func(redis.Pipeliner)) error {
+	p := r.client.Pipeline()
+	add(p)
+	cmds, err := exec(ctx, p)
+	if err != nil {
+		return err
+	}
+	for _, c := range cmds {
+		if err := c.Err(); err != nil && !errors.Is(err, redis.Nil) {
+			return err
+		}
+	}
+	return nil
 }
 
 // confirmation is the answer of the replicas to what was written before it on the

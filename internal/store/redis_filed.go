@@ -19,13 +19,11 @@ func (r *Redis) filed(key string) string { return r.key("key:{", key, "}") }
 // retention.
 func (r *Redis) file(ctx context.Context, l *broker.Lease, keys []string) error {
 	until := max(millis(l.Expires), millis(r.now())) + retention.Milliseconds()
-	_, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	return r.together(ctx, func(p redis.Pipeliner) {
 		for _, k := range keys {
 			p.ZAdd(ctx, r.filed(k), redis.Z{Score: float64(until), Member: l.ID})
 		}
-		return nil
 	})
-	return err
 }
 
 // unfileScript takes leases from under a key whose time there has passed, unless
@@ -48,12 +46,11 @@ func (r *Redis) unfile(ctx context.Context, id string, keys []string) {
 	defer cancel()
 	now := strconv.FormatInt(millis(r.now()), 10)
 	old := make([]*redis.StringSliceCmd, len(keys))
-	_, _ = r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	_ = r.together(ctx, func(p redis.Pipeliner) {
 		for i, k := range keys {
 			p.ZRem(ctx, r.filed(k), id)
 			old[i] = p.ZRangeArgs(ctx, redis.ZRangeArgs{Key: r.filed(k), Start: "-inf", Stop: "(" + now, ByScore: true, Count: 8})
 		}
-		return nil
 	})
 	for i, k := range keys {
 		if ids := old[i].Val(); len(ids) > 0 {
@@ -71,13 +68,12 @@ func (r *Redis) leftOver(ctx context.Context, key string, ids []string) ([]strin
 	ctx, cancel := r.bound(ctx, r.timeout) // two exchanges
 	defer cancel()
 	closed := make([]*redis.StringCmd, len(ids))
-	_, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	err := r.together(ctx, func(p redis.Pipeliner) {
 		for i, id := range ids {
 			closed[i] = p.HGet(ctx, r.lease(id), "c")
 		}
-		return nil
 	})
-	if err != nil && !errors.Is(err, redis.Nil) {
+	if err != nil {
 		return nil, err
 	}
 	var gone []string

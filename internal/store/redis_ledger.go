@@ -151,13 +151,12 @@ func (r *Redis) Due(ctx context.Context, now time.Time, limit int) ([]string, er
 	ctx, cancel := r.bound(ctx, r.timeout) // two exchanges
 	defer cancel()
 	found := make([]*redis.ZSliceCmd, shards)
-	_, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	err := r.together(ctx, func(p redis.Pipeliner) {
 		for n := range shards {
 			found[n] = p.ZRangeArgsWithScores(ctx, redis.ZRangeArgs{
 				Key: r.due(shardName(n)), Start: "-inf", Stop: millis(now), ByScore: true, Count: int64(max(limit, 1)),
 			})
 		}
-		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("redis: look for leases that are due: %w", err)
@@ -185,13 +184,12 @@ func (r *Redis) trulyDue(ctx context.Context, now time.Time, ids []string) ([]st
 		return nil, nil
 	}
 	next := make([]*redis.StringCmd, len(ids))
-	_, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	err := r.together(ctx, func(p redis.Pipeliner) {
 		for i, id := range ids {
 			next[i] = p.HGet(ctx, r.lease(id), "n")
 		}
-		return nil
 	})
-	if err != nil && !errors.Is(err, redis.Nil) {
+	if err != nil {
 		return nil, err
 	}
 	out := ids[:0]
@@ -250,13 +248,12 @@ func (r *Redis) leases(ctx context.Context, ids []string) (out []*broker.Lease, 
 	ctx, cancel := r.bound(ctx, 0)
 	defer cancel()
 	docs := make([]*redis.StringCmd, len(ids))
-	_, err = r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	err = r.together(ctx, func(p redis.Pipeliner) {
 		for i, id := range ids {
 			docs[i] = p.HGet(ctx, r.lease(id), "d")
 		}
-		return nil
 	})
-	if err != nil && !errors.Is(err, redis.Nil) {
+	if err != nil {
 		return nil, nil, err
 	}
 	for i, id := range ids {
@@ -282,11 +279,10 @@ func (r *Redis) Open(ctx context.Context) (int, error) {
 	ctx, cancel := r.bound(ctx, 0)
 	defer cancel()
 	counts := make([]*redis.IntCmd, shards)
-	_, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	err := r.together(ctx, func(p redis.Pipeliner) {
 		for n := range shards {
 			counts[n] = p.ZCard(ctx, r.due(shardName(n)))
 		}
-		return nil
 	})
 	if err != nil {
 		return 0, fmt.Errorf("redis: count leases: %w", err)

@@ -134,14 +134,13 @@ func (r *Redis) Sessions(ctx context.Context, subject string, limit int) ([]brok
 	}
 	members, _ := reply.([]any)
 	docs := make([]*redis.StringCmd, len(members))
-	_, err = r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	err = r.together(ctx, func(p redis.Pipeliner) {
 		for i, m := range members {
 			member, _ := m.(string)
 			docs[i] = p.Get(ctx, r.session(member))
 		}
-		return nil
 	})
-	if err != nil && !errors.Is(err, redis.Nil) {
+	if err != nil {
 		return nil, fmt.Errorf("redis: read sessions: %w", err)
 	}
 	var out []broker.Session

@@ -25,7 +25,7 @@ import (
 
 // retention is how long a closed lease can still be read, after it was closed
 // and after it ran out, whatever is later.
-const retention = time.Hour
+const retention = broker.ClosedLeaseKept
 
 // errClosed is returned for what is asked after Close.
 var errClosed = errors.New("the store is closed")

@@ -51,6 +51,26 @@ var onceSuite = suite{
 			}
 		}
 	}},
+	{"looking whether an id was used uses nothing up", func(t *testing.T, b *Bed) {
+		for i, want := range []bool{false, true} {
+			for range 2 {
+				if used := get[bool](t)(b.Store.Used(soon(t), "jti", "one")); used != want {
+					t.Errorf("after %d uses: used is %t", i, used)
+				}
+			}
+			if first := get[bool](t)(b.Store.Use(soon(t), "jti", "one", b.Now().Add(time.Minute))); first == want {
+				t.Errorf("use %d: first is %t", i+1, first)
+			}
+		}
+		for _, other := range [][2]string{{"jti", "on"}, {"jt", "ione"}, {"other", "one"}} {
+			if get[bool](t)(b.Store.Used(soon(t), other[0], other[1])) {
+				t.Errorf("%v was never used", other)
+			}
+		}
+		if !get[bool](t)(b.Reopen().Used(soon(t), "jti", "one")) {
+			t.Error("reopened, it was never used")
+		}
+	}},
 	{"a used id survives reopening", func(t *testing.T, b *Bed) {
 		for i := range 20 {
 			get[bool](t)(b.Store.Use(soon(t), "jti", id("id %d", i), b.Now().Add(time.Minute)))

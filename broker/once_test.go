@@ -1,0 +1,167 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stint-dev/stint/audit"
+	"github.com/stint-dev/stint/broker"
+	"github.com/stint-dev/stint/internal/secret"
+)
+
+func (m *memory) Used(_ context.Context, purpose, id string) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at, used := m.once[purpose+"\x00"+id]
+	return used && at.After(m.now()), m.down
+}
+
+// forOnce gives the agent a token for one call of a tool of the MCP server.
+func (w *world) forOnce() (secret.String, *broker.Token) {
+	w.t.Helper()
+	got, tok := w.must(func(r *broker.ExchangeRequest) {
+		r.Scope, r.Details = "", `[{"type":"mcp_tool_call","tool":"read_file","once":true}]`
+	})
+	if !tok.Stint.Once {
+		w.t.Fatalf("the token is for any number of uses: %+v", tok.Stint)
+	}
+	return got.Token, tok
+}
+
+// on is the MCP server exchanging a token that it was called with.
+func (w *world) on(subject secret.String) func(*broker.ExchangeRequest) {
+	return func(r *broker.ExchangeRequest) {
+		r.Client, r.SubjectToken, r.Resources, r.Scope = w.reg.Clients["files-mcp"], subject, []string{mcp}, "files:read"
+	}
+}
+
+func (w *world) introspect(client string, raw secret.String, consume bool) bool {
+	w.t.Helper()
+	i, err := w.b.Introspect(context.Background(), w.reg.Clients[client], raw, consume, "r")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return i.Active
+}
+
+func (w *world) wantUsed(what string, change func(*broker.ExchangeRequest)) {
+	w.t.Helper()
+	_, err := w.exchange(change)
+	if broker.CodeOf(err) != broker.BadToken || !strings.Contains(err.Error(), "used before") {
+		w.t.Errorf("%s: %v", what, err)
+	}
+}
+
+func TestATokenForOneUseThatIsConsumedIsOver(t *testing.T) {
+	w := newWorld(t)
+	raw, _ := w.forOnce()
+	if !w.introspect("files-mcp", raw, false) || !w.introspect("files-mcp", raw, true) {
+		t.Fatal("it is not good for one use")
+	}
+	if w.introspect("files-mcp", raw, false) {
+		t.Error("it is called active after its use")
+	}
+	w.wantUsed("as a subject token", w.on(raw))
+	// In its place in the order of refusals: before the target is looked at.
+	w.wantUsed("for an unknown target", func(r *broker.ExchangeRequest) { w.on(raw)(r); r.Resources = []string{"https://nowhere.test/"} })
+	w.wantUsed("for a credential", w.vend(raw, nil))
+	w.store.fail(errors.New("gone"))
+	if i, err := w.b.Introspect(context.Background(), w.reg.Clients["files-mcp"], raw, false, "r"); broker.CodeOf(err) != broker.Unavailable {
+		t.Errorf("what is not known is told: %+v, %v", i, err)
+	}
+	if _, err := w.exchange(w.on(raw)); broker.CodeOf(err) != broker.Unavailable {
+		t.Errorf("what is not known is exchanged: %v", err)
+	}
+}
+
+func TestAnExchangeUsesUpATokenForOneUse(t *testing.T) {
+	for name, change := range map[string]func(w *world, raw secret.String) func(*broker.ExchangeRequest){
+		"for a token":      func(w *world, raw secret.String) func(*broker.ExchangeRequest) { return w.on(raw) },
+		"for a credential": func(w *world, raw secret.String) func(*broker.ExchangeRequest) { return w.vend(raw, nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			raw, _ := w.forOnce()
+			// What is refused for another reason uses nothing up.
+			for _, bad := range []func(*broker.ExchangeRequest){
+				func(r *broker.ExchangeRequest) { r.Scope = "files:nope" },
+				func(r *broker.ExchangeRequest) {
+					r.RequestedType = map[bool]string{true: broker.TypeJWT, false: broker.TypeCredential}[name == "for a credential"]
+				},
+			} {
+				if _, err := w.exchange(func(r *broker.ExchangeRequest) { change(w, raw)(r); bad(r) }); err == nil {
+					t.Fatal("granted")
+				}
+			}
+			if !w.introspect("files-mcp", raw, false) {
+				t.Fatal("a request that was refused used it up")
+			}
+			var wg sync.WaitGroup
+			var mu sync.Mutex
+			granted := 0
+			for range 50 {
+				wg.Go(func() {
+					_, err := w.b.Exchange(context.Background(), w.request(change(w, raw)))
+					mu.Lock()
+					defer mu.Unlock()
+					if err == nil {
+						granted++
+					} else if broker.CodeOf(err) != broker.BadToken {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			if granted != 1 {
+				t.Errorf("exchanged %d times", granted)
+			}
+			if w.introspect("files-mcp", raw, false) || w.introspect("files-mcp", raw, true) {
+				t.Error("it is good for another use")
+			}
+		})
+	}
+}
+
+func TestWhatIsMadeFromATokenForOneUseIsForOneUse(t *testing.T) {
+	w := newWorld(t)
+	raw, _ := w.forOnce()
+	got, tok := w.must(func(r *broker.ExchangeRequest) {
+		w.on(raw)(r)
+		r.Details = `[{"type":"mcp_tool_call","tool":"read_file","once":false}]`
+	})
+	if !tok.Stint.Once || !strings.Contains(string(got.Details), `"once":true`) {
+		t.Errorf("the token %+v, answered %s", tok.Stint, got.Details)
+	}
+	if !w.record.last(t, audit.KindExchange).Target.Once {
+		t.Error("the record does not say that it is for one use")
+	}
+	if !w.introspect("files-mcp", got.Token, true) || w.introspect("files-mcp", got.Token, true) || w.introspect("files-mcp", got.Token, false) {
+		t.Error("it is not for one use")
+	}
+	// A credential's uses are not counted, and nobody is told that they are.
+	raw, _ = w.forOnce()
+	lent, _ := w.must(w.vend(raw, nil))
+	if strings.Contains(string(lent.Details), "once") {
+		t.Errorf("answered %s", lent.Details)
+	}
+}
+
+func TestAnActorTokenForOneUseIsUsedOnce(t *testing.T) {
+	w := newWorld(t)
+	own, _ := w.must(func(r *broker.ExchangeRequest) {
+		*r = broker.ExchangeRequest{
+			GrantType: broker.ClientCredentials, Client: w.reg.Clients["files-mcp"], Resources: []string{mcp},
+			Details: `[{"type":"mcp_tool_call","tool":"read_file","once":true}]`,
+		}
+	})
+	first, _ := w.must(nil)
+	act := func(r *broker.ExchangeRequest) {
+		w.on(first.Token)(r)
+		r.ActorToken, r.ActorType = own.Token, broker.TypeAccess
+	}
+	w.must(act)
+	w.wantUsed("as an actor token", act)
+}
