@@ -281,32 +281,3 @@ func (b *Broker) consume(ctx context.Context, c *Client, t *Token, requestID str
 	}
 	return &Introspection{Active: first, Token: t}, nil
 }
-
-// Recover writes leases that a journal knows and the ledger does not, so that
-// they are ended in time: what `stint recover` does after the store lost its
-// data. It returns how many there were. Doing it again changes nothing.
-func Recover(ctx context.Context, ledger Ledger, leases []*Lease, now time.Time) (restored int, err error) {
-	for _, l := range leases {
-		if l.State == Closed {
-			continue
-		}
-		if _, err := ledger.Lease(ctx, l.ID); err == nil {
-			continue
-		} else if !errors.Is(err, ErrNotFound) {
-			return restored, fmt.Errorf("look for lease %s: %w", l.ID, err)
-		}
-		again := *l
-		again.Version = 0
-		if again.State == Intent {
-			again.State, again.Why = Closing, "failed"
-		}
-		if again.State == Closing || again.Next.IsZero() {
-			again.Next = now
-		}
-		if err := ledger.Create(ctx, &again); err != nil && !errors.Is(err, ErrConflict) {
-			return restored, fmt.Errorf("write lease %s: %w", l.ID, err)
-		}
-		restored++
-	}
-	return restored, nil
-}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strconv"
 	"strings"
 	"time"
@@ -17,9 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stint-dev/stint/audit"
-	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/config"
-	"github.com/stint-dev/stint/internal/vault"
 )
 
 func newAudit(g *globals) *cobra.Command {
@@ -304,58 +301,4 @@ func legible(data []byte) []byte {
 		data = data[n:]
 	}
 	return out
-}
-
-func newRecover(g *globals) *cobra.Command {
-	return &cobra.Command{
-		Use: "recover", Short: "Rebuild leases from the journal after the store lost its data",
-		Long: `Reads the leases that this replica's journal holds and writes those that the store does
-not have, so that they are ended in time. Run it once at each replica, with the server
-stopped, after Redis came back without its data. Doing it twice changes nothing.`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			cfg, err := config.Load(g.config)
-			if err != nil {
-				return &exitError{exitRefused, err}
-			}
-			n, err := recoverLeases(c.Context(), cfg)
-			if err != nil {
-				return err
-			}
-			return g.print(c, map[string]int{"restored": n}, func(p *printer) { p.line("%d leases restored", n) })
-		},
-	}
-}
-
-func recoverLeases(ctx context.Context, cfg *config.Config) (n int, err error) {
-	newest := make(map[string]*broker.Lease)
-	err = audit.ReadJournal(cfg.Journal(), 1, func(f audit.Frame, _ uint64) error {
-		if f.Type != audit.FrameLease {
-			return nil
-		}
-		var l broker.Lease
-		if err := json.Unmarshal(f.Payload, &l); err != nil {
-			return fmt.Errorf("lease in the journal: %w", err)
-		}
-		newest[l.ID] = &l
-		return nil
-	})
-	if err != nil {
-		return 0, err
-	}
-	var leases []*broker.Lease
-	for _, l := range newest {
-		leases = append(leases, l)
-	}
-	p, err := openPlan(ctx, cfg, vault.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, p.secrets.Close()) }()
-	s, err := openStore(ctx, cfg, vault.Resolver{Store: p.secrets}.Resolve)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, s.Close()) }()
-	return broker.Recover(ctx, s, leases, time.Now())
 }

@@ -43,7 +43,7 @@ type globals struct {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	os.Exit(run(ctx, os.Args[1:]))
 }
 
@@ -98,7 +98,7 @@ What happened:          stint audit tail`,
 	})
 	root.AddCommand(
 		newServe(g), newCheck(g), newInit(g), newExplain(g), newRevoke(g), newAudit(g), newKeys(g), newClient(g),
-		newProviders(g), newPostgres(g), newRecovery(g), newSchema(g), newDemo(g), newDev(g), newVersion(g),
+		newProviders(g), newPostgres(g), newRecover(g), newSchema(g), newDemo(g), newDev(g), newVersion(g),
 	)
 	for _, c := range root.Commands() {
 		usageOfArgs(c)

@@ -20,7 +20,7 @@ import (
 	"github.com/stint-dev/stint/internal/vault"
 )
 
-func newRecovery(g *globals) *cobra.Command {
+func newRecover(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use: "recover", Short: "Rebuild leases from the journal after the store lost its data",
 		Long: `Reads the leases that this replica's journal holds and writes those that the store does
