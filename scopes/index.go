@@ -1,16 +1,19 @@
 package scopes
 
 import (
+	"cmp"
 	"maps"
+	"math"
 	"slices"
 )
 
-// index finds the rules that could allow a scope to a client, agent and group,
-// in constant time whatever the number of rules. It holds no pointers but its
-// two maps, so that a large policy costs the garbage collector little.
+// index finds the rules that could allow a scope to a client, agent and group, by
+// a search in the few entries of that scope: they lie together in memory, so that
+// a large policy is as fast as a small one, and hold no pointers, so that it costs
+// the garbage collector little.
 type index struct {
 	symbols map[symbol]uint32
-	heads   map[key]int32
+	spans   []uint32 // where the entries of each scope begin, and the end
 	entries []entry
 	rules   []*rule
 }
@@ -21,51 +24,51 @@ type symbol struct {
 	name string
 }
 
-type key struct{ scope, client, agent, group uint32 }
+// entry is a rule of a scope, for one combination of the parties that it names.
+type entry struct{ client, agent, group, rule uint32 }
 
-// entry is a rule in a list of those with the same key.
-type entry struct{ rule, next int32 }
-
-func (p *Policy) buildIndex() {
-	size := 0
-	for _, r := range p.resources {
-		for _, rule := range r.rules {
-			size += len(rule.scopes) * max(1, len(rule.to.Clients)) * max(1, len(rule.to.Agents)) * max(1, len(rule.to.Groups))
-		}
-	}
-	p.index = index{symbols: make(map[symbol]uint32), heads: make(map[key]int32, size), entries: make([]entry, 0, size)}
-	number := uint32(0)
-	for _, id := range slices.Sorted(maps.Keys(p.resources)) {
-		r := p.resources[id]
-		for _, name := range slices.Sorted(maps.Keys(r.scopes)) {
-			r.scopes[name].number = number
-			number++
-		}
-		for _, rule := range r.rules {
-			p.index.add(rule)
-		}
-	}
+// compare orders the entries of a scope. Of the same parties the last rule is first.
+func (e entry) compare(o entry) int {
+	return cmp.Or(cmp.Compare(e.client, o.client), cmp.Compare(e.agent, o.agent), cmp.Compare(e.group, o.group), cmp.Compare(o.rule, e.rule))
 }
 
-func (x *index) add(r *rule) {
-	n := int32(len(x.rules))
-	x.rules = append(x.rules, r)
-	clients, agents, groups := x.numbers('c', r.to.Clients), x.numbers('a', r.to.Agents), x.numbers('g', r.to.Groups)
-	for _, s := range r.scopes {
-		for _, c := range clients {
-			for _, a := range agents {
-				for _, g := range groups {
-					k := key{s.number, c, a, g}
-					next, ok := x.heads[k]
-					if !ok {
-						next = -1
-					}
-					x.heads[k] = int32(len(x.entries))
-					x.entries = append(x.entries, entry{n, next})
-				}
+func (p *Policy) buildIndex() {
+	p.index = index{symbols: make(map[symbol]uint32)}
+	x := &p.index
+	for _, id := range slices.Sorted(maps.Keys(p.resources)) {
+		r := p.resources[id]
+		first, of := len(x.spans), make([][]entry, len(r.scopes))
+		for i, name := range slices.Sorted(maps.Keys(r.scopes)) {
+			r.scopes[name].number = uint32(first + i)
+		}
+		for _, rule := range r.rules {
+			list := x.entriesOf(rule)
+			for _, s := range rule.scopes {
+				at := int(s.number) - first
+				of[at] = append(of[at], list...)
+			}
+			x.rules = append(x.rules, rule)
+		}
+		for _, list := range of {
+			slices.SortFunc(list, entry.compare)
+			x.spans = append(x.spans, uint32(len(x.entries)))
+			x.entries = append(x.entries, list...)
+		}
+	}
+	x.spans = append(x.spans, uint32(len(x.entries)))
+	x.entries = slices.Clip(x.entries)
+}
+
+// entriesOf returns the entries of the rule that is added next.
+func (x *index) entriesOf(r *rule) (list []entry) {
+	for _, c := range x.numbers('c', r.to.Clients) {
+		for _, a := range x.numbers('a', r.to.Agents) {
+			for _, g := range x.numbers('g', r.to.Groups) {
+				list = append(list, entry{c, a, g, uint32(len(x.rules))})
 			}
 		}
 	}
+	return list
 }
 
 // numbers returns the symbols of a rule's list; none, and "*", are anybody.
@@ -112,6 +115,7 @@ func (x *index) who(req *Request, groups []uint32) who {
 // each calls f for the rules that name the scope and the parties, until f
 // returns false. A rule may come more than once.
 func (x *index) each(scope uint32, w *who, f func(*rule) bool) {
+	of := x.entries[x.spans[scope]:x.spans[scope+1]]
 	for i, c := range w.clients {
 		if i > 0 && c == 0 {
 			continue
@@ -121,12 +125,11 @@ func (x *index) each(scope uint32, w *who, f func(*rule) bool) {
 				continue
 			}
 			for _, g := range w.groups {
-				at, ok := x.heads[key{scope, c, a, g}]
-				for ok && at >= 0 {
-					if !f(x.rules[x.entries[at].rule]) {
+				at, _ := slices.BinarySearchFunc(of, entry{c, a, g, math.MaxUint32}, entry.compare)
+				for ; at < len(of) && of[at].client == c && of[at].agent == a && of[at].group == g; at++ {
+					if !f(x.rules[of[at].rule]) {
 						return
 					}
-					at = x.entries[at].next
 				}
 			}
 		}
