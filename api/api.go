@@ -215,6 +215,7 @@ func (s *Server) Local() http.Handler {
 	get(e.Match, "/admin/v1/status", s.ready(true))
 	get(e.Match, "/admin/v1/keys", s.adminKeys)
 	e.POST("/admin/v1/keys", s.adminRotate)
+	e.POST("/admin/v1/keys/revocations", s.adminRevokeKey)
 	e.POST("/admin/v1/client-secrets", s.adminClientSecret)
 	return e
 }

@@ -43,6 +43,7 @@ func TestAttackPersonalDataInReasons(t *testing.T) {
 	}
 	at := "at+jwt"
 	hers := w.granted(t, "a token of hers", w.exchange(w.about(at, good)))
+	mine := w.granted(t, "another", w.exchangeAs("desktop", w.about(at, good), "access_token", url.Values{"scope": {"files:mine"}}))
 	own := w.granted(t, "a client's own", w.itself())
 	desktop := func(typ, kind string, change map[string]any) func() *answer {
 		return func() *answer { return w.exchangeAs("desktop", w.about(typ, change), kind, nil) }
@@ -85,11 +86,11 @@ func TestAttackPersonalDataInReasons(t *testing.T) {
 		"an unknown scope":                   {asks(url.Values{"scope": {"files:nope"}}), "unknown_scope"},
 		"no rule":                            {desktop(at, "access_token", with(map[string]any{"groups": []string{canary}})), "no_rule"},
 		"what cannot stand in a grant": {func() *answer {
-			return w.exchangeAs("files-mcp", hers, "access_token", url.Values{
+			return w.exchangeAs("files-mcp", mine, "access_token", url.Values{
 				"resource": {"fake://code/web"}, "scope": {"files:mine"},
-				"authorization_details": {`[{"type":"mcp_tool_call","tool":"my_repo","arguments":{"repo":"` + canary + `|\""}}]`},
+				"authorization_details": {`[{"type":"mcp_tool_call","tool":"my_repo","arguments":{"repo":"` + canary + `*"}}]`},
 			})
-		}, ""},
+		}, "characters that cannot stand in a grant"},
 	}
 	for name, tc := range tries {
 		a := tc.try()

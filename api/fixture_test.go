@@ -328,6 +328,12 @@ func (w *world) RotateKey(ctx context.Context, operator string, atOnce bool) (ap
 	return api.SigningKey(k), errors.Join(err, w.events.Record(ctx, e, audit.Personal{}))
 }
 
+// RevokeKey implements [api.Operations].
+func (w *world) RevokeKey(ctx context.Context, _, kid string) (api.RevokedKey, error) {
+	k, err := w.ring.Revoke(ctx, kid)
+	return api.RevokedKey{Revoked: kid, Signs: api.SigningKey(k), New: true, Within: 60}, err
+}
+
 // NewClientSecret implements [api.Operations].
 func (w *world) NewClientSecret() (secret.String, string) { return w.b.NewClientSecret() }
 

@@ -253,6 +253,25 @@ func TestPublishedKeysVerifyWhatIsIssued(t *testing.T) {
 	}
 }
 
+func TestARevokedKeyIsPublishedNoMore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	old := w.ring.Keys()[0].ID
+	for _, tc := range []struct {
+		kid  string
+		want int
+	}{{"nobody", 404}, {old, 201}, {old, 404}} {
+		req := must(http.NewRequest(http.MethodPost, "http://stint/admin/v1/keys/revocations", strings.NewReader(`{"kid":"`+tc.kid+`"}`)))(t)
+		req.Header.Set("Content-Type", "application/json")
+		if a := w.doRequest(w.local, req); a.status != tc.want {
+			t.Errorf("%s: %d %s", tc.kid, a.status, a.body)
+		}
+	}
+	if keys := string(w.ring.JWKS()); strings.Contains(keys, old) {
+		t.Errorf("still published: %s", keys)
+	}
+}
+
 // The secret that is made for a client is one: its hash lets the client in.
 func TestNewClientSecretFitsItsHash(t *testing.T) {
 	t.Parallel()

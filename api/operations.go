@@ -2,11 +2,13 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/secret"
 )
 
@@ -16,6 +18,9 @@ type Operations interface {
 	SigningKeys() []SigningKey
 	// RotateKey adds a signing key; at once, it signs without an overlap.
 	RotateKey(ctx context.Context, operator string, atOnce bool) (SigningKey, error)
+	// RevokeKey withdraws a signing key at once. An error wraps [broker.ErrNotFound]
+	// if there is none of that id.
+	RevokeKey(ctx context.Context, operator, kid string) (RevokedKey, error)
 	// NewClientSecret makes a secret for a client, and the hash for its entry.
 	NewClientSecret() (s secret.String, hash string)
 	// PolicyProblem says why the newest mappings are not in force; empty if they
@@ -31,6 +36,17 @@ type SigningKey struct {
 	Created   time.Time `json:"created"`
 	Active    time.Time `json:"active"`
 	Until     time.Time `json:"until,omitzero"`
+}
+
+// RevokedKey is what came of withdrawing a signing key.
+type RevokedKey struct {
+	Revoked string `json:"revoked"`
+	// Signs is the key that signs from now on.
+	Signs SigningKey `json:"signs"`
+	// New says that it was made for this: nobody knows it yet.
+	New bool `json:"new"`
+	// Within is how many seconds replicas that run may take to see it.
+	Within int `json:"within"`
 }
 
 func (s *Server) adminKeys(c echo.Context) error {
@@ -49,6 +65,23 @@ func (s *Server) adminRotate(c echo.Context) error {
 		return s.fail(c, err)
 	}
 	return c.JSON(http.StatusCreated, key)
+}
+
+func (s *Server) adminRevokeKey(c echo.Context) error {
+	var in struct {
+		KID string `json:"kid"`
+	}
+	if err := readJSON(c, &in); err != nil {
+		return s.fail(c, err)
+	}
+	out, err := s.cfg.Operations.RevokeKey(c.Request().Context(), operator(c), in.KID)
+	if errors.Is(err, broker.ErrNotFound) {
+		err = broker.Fail(broker.BadTarget, err, "there is no such signing key")
+	}
+	if err != nil {
+		return s.fail(c, err)
+	}
+	return c.JSON(http.StatusCreated, out)
 }
 
 func (s *Server) adminClientSecret(c echo.Context) error {

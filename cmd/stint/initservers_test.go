@@ -68,10 +68,9 @@ func TestAServerStartsWithWhatInitWroteForVault(t *testing.T) {
 		"listen.address": stateReady, "listen.ops": stateReady,
 	})
 	serving(t, file)
-	// Secrets that more than one process has open are changed beside the server.
 	var keys []api.SigningKey
 	keysJSON(t, file, &keys, "list")
-	var out revokedKey
+	var out api.RevokedKey
 	if keysJSON(t, file, &out, "revoke", keys[0].ID); !out.New || out.Signs.ID == keys[0].ID {
 		t.Errorf("got %+v", out)
 	}

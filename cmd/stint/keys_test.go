@@ -52,7 +52,7 @@ func TestARevokedKeyLeavesTheSecrets(t *testing.T) {
 	if len(first) != 1 {
 		t.Fatalf("got %+v", first)
 	}
-	var out revokedKey
+	var out api.RevokedKey
 	keysJSON(t, file, &out, "revoke", first[0].ID)
 	if out.Revoked != first[0].ID || !out.New || out.Signs.State != "active" || out.Signs.ID == first[0].ID || out.Within != 60 {
 		t.Errorf("got %+v", out)
@@ -81,7 +81,7 @@ func TestKeysThatCannotBeRevoked(t *testing.T) {
 		want string
 	}{
 		"none is named":       {nil, exitUsage, "accepts 1 arg(s)"},
-		"one that is unknown": {[]string{"nobody"}, exitRefused, `there is no signing key "nobody"; stint keys list`},
+		"one that is unknown": {[]string{"nobody"}, exitRefused, `there is no signing key "nobody": not found; stint keys list`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, code := stintCLI(t, append([]string{"keys", "revoke", "-c", file}, tc.args...)...)
@@ -91,9 +91,25 @@ func TestKeysThatCannotBeRevoked(t *testing.T) {
 		})
 	}
 	serving(t, file)
-	out, code := stintCLI(t, "keys", "revoke", "x", "-c", file)
-	if code != exitFailed || !strings.Contains(out, "the server that runs here has the sealed file open: stop it") {
-		t.Errorf("beside the server: %d: %s", code, out)
+	if out, code := stintCLI(t, "keys", "revoke", "nobody", "-c", file); code != exitRefused || !strings.Contains(out, "there is no such signing key") {
+		t.Errorf("of a server: %d: %s", code, out)
+	}
+}
+
+func TestARunningServerRevokesAtOnce(t *testing.T) {
+	dir := initialised(t)
+	file := filepath.Join(dir, theConfig)
+	shortSocket(t, file)
+	address := serving(t, file)
+	old := publishedBy(t, address)
+	var out api.RevokedKey
+	keysJSON(t, file, &out, "revoke", old[0])
+	if got := publishedBy(t, address); !out.New || !slices.Equal(got, []string{out.Signs.ID}) || out.Signs.ID == old[0] {
+		t.Errorf("%+v; published: %v", out, got)
+	}
+	text, code := stintCLI(t, "audit", "tail", "-c", file)
+	if code != 0 || !strings.Contains(text, "signing key revoked") {
+		t.Errorf("the record: %d: %s", code, text)
 	}
 }
 

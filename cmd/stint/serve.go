@@ -235,14 +235,27 @@ func signingKeys(in []token.KeyInfo) (out []api.SigningKey) {
 // RotateKey implements [api.Operations].
 func (s *server) RotateKey(ctx context.Context, operator string, atOnce bool) (api.SigningKey, error) {
 	k, err := s.ring.Rotate(ctx, atOnce)
-	e := &audit.Event{Kind: audit.KindKey, Outcome: audit.Done, Party: audit.Party{Operator: operator}, Change: &audit.Change{What: "signing key", After: k.ID}}
-	if err != nil {
-		e.Outcome, e.Reason = audit.Failed, err.Error()
-	}
-	if failure := s.events.Record(ctx, e, audit.Personal{}); failure != nil {
-		s.log.Error("record the rotation of keys", "error", failure)
-	}
+	s.noteKeys(ctx, operator, audit.Change{What: "signing key", After: k.ID}, err)
 	return api.SigningKey(k), err
+}
+
+// RevokeKey implements [api.Operations].
+func (s *server) RevokeKey(ctx context.Context, operator, kid string) (api.RevokedKey, error) {
+	out, err := revokeKey(ctx, s.ring, kid)
+	s.noteKeys(ctx, operator, audit.Change{What: "signing key revoked", Before: kid, After: out.Signs.ID}, err)
+	return out, err
+}
+
+// noteKeys records what an operator did to the signing keys. A failure does not
+// undo it.
+func (s *server) noteKeys(ctx context.Context, operator string, change audit.Change, failure error) {
+	e := &audit.Event{Kind: audit.KindKey, Outcome: audit.Done, Party: audit.Party{Operator: operator}, Change: &change}
+	if failure != nil {
+		e.Outcome, e.Reason = audit.Failed, failure.Error()
+	}
+	if err := s.events.Record(ctx, e, audit.Personal{}); err != nil {
+		s.log.Error("record a change of signing keys", "error", err)
+	}
 }
 
 // NewClientSecret implements [api.Operations].
