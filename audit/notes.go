@@ -22,6 +22,8 @@ const (
 
 // notes are what Note was given, and is not written yet.
 type notes struct {
+	writing sync.Mutex // held by whoever writes: who comes after finds it done
+
 	mu     sync.Mutex
 	tokens float64 // how many may be kept now
 	filled time.Time
@@ -116,6 +118,8 @@ func (l *Log) Flush() error { return l.writeNotes(context.Background(), true) }
 
 func (l *Log) writeNotes(ctx context.Context, counted bool) error {
 	n := &l.notes
+	n.writing.Lock()
+	defer n.writing.Unlock()
 	n.mu.Lock()
 	events := n.events
 	n.events, n.soon = nil, false

@@ -3,7 +3,6 @@ package broker
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -66,22 +65,6 @@ func (e *Error) naming(format string, args ...any) *Error {
 		e.Personal = strings.ToValidUTF8(e.Personal[:most], "") + "..."
 	}
 	return e
-}
-
-// unquoted leaves out of a text what stands in quotation marks: names and values
-// that somebody sent.
-func unquoted(text string) string {
-	var b strings.Builder
-	for i := 0; i < len(text); i++ {
-		quoted, err := strconv.QuotedPrefix(text[i:])
-		if text[i] != '"' || err != nil {
-			b.WriteByte(text[i])
-			continue
-		}
-		b.WriteString("...")
-		i += len(quoted) - 1
-	}
-	return b.String()
 }
 
 // Reason is the error's text for the record.

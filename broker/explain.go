@@ -163,9 +163,9 @@ func (r *Registry) assume(c *Client, i *Issuer, out *Explanation) error {
 	case delegate && len(i.Audiences) > 0, identity != "" && (accepts(IDToken) || len(i.Audiences) > 0):
 		out.Assumed = append(out.Assumed, fmt.Sprintf("the subject token is one of %s that this client may present", i.Issuer))
 	case c.Resource != "" && accepts(AccessToken, OtherJWT):
-		out.Assumed = append(out.Assumed, fmt.Sprintf("the subject token is of %s itself, and for %s; one of ours is worth the scopes that it holds: give them", i.Issuer, c.Resource))
+		out.Assumed = append(out.Assumed, fmt.Sprintf("the subject token is of %s itself, and for %s; one of ours is worth the scopes that it holds: say them by --held", i.Issuer, c.Resource))
 	default:
-		return refused("subject token", "client %s has no consent to any token of %s: it can only present tokens of ours, whose scopes have to be given", c.ID, i.Issuer)
+		return refused("subject token", "client %s has no consent to any token of %s: it can only present tokens of ours, whose scopes have to be said", c.ID, i.Issuer)
 	}
 	return nil
 }

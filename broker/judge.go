@@ -254,9 +254,7 @@ func (j *Judge) narrow(ctx context.Context, policy *scopes.Policy, req *scopes.R
 	}
 	mapped, err := policy.Grant(req, granted, c.Target.Provider)
 	if err != nil {
-		// What was filled in comes from the subject or the call.
-		text := unquoted(err.Error())
-		return nil, Fail(BadScope, errors.New(text), text).naming("%s", err)
+		return nil, Fail(BadScope, err, err.Error())
 	}
 	ceiling := d.Schema.Everything()
 	for _, limit := range req.Ceilings {

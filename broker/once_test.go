@@ -164,4 +164,5 @@ func TestAnActorTokenForOneUseIsUsedOnce(t *testing.T) {
 	}
 	w.must(act)
 	w.wantUsed("as an actor token", act)
+	w.wantUsed("for an unknown target", func(r *broker.ExchangeRequest) { act(r); r.Resources = []string{"https://nowhere.test/"} })
 }
