@@ -49,6 +49,7 @@ type Reader struct {
 	batch uint32 // its batch
 	more  bool   // its batch goes on
 	ended bool   // what is behind the end of this segment was looked at
+	last  int64  // behind the last byte there that is not zero
 }
 
 // NewReader returns a reader of the journal in dir that begins with the sequence
@@ -260,7 +261,7 @@ func allZero(b []byte) bool {
 // no torn write.
 func (r *Reader) later(f *os.File) (bool, error) {
 	end, err := lastByte(f, r.at)
-	if err != nil || end == r.at {
+	if r.last = end; err != nil || end == r.at {
 		return false, err
 	}
 	data := make([]byte, end-r.at+MaxFrame) // a payload may end with zeros

@@ -165,7 +165,7 @@ func (j *Journal) recover() error {
 	if err != nil {
 		return fmt.Errorf("open last segment: %w", err)
 	}
-	if err := cutTorn(f, r.at); err != nil {
+	if err := cutTorn(f, r.at, r.last); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	info, err := f.Stat()
@@ -180,13 +180,13 @@ func (j *Journal) recover() error {
 	return nil
 }
 
-// cutTorn zeroes what is left of a torn write behind the last good frame.
-func cutTorn(f *os.File, at int64) error {
-	end, err := lastByte(f, at)
-	if err != nil || end == at {
-		return err
+// cutTorn zeroes what is left of a torn write behind the last good frame, up to end.
+func cutTorn(f *os.File, at, end int64) error {
+	if end <= at {
+		return nil
 	}
-	if _, err = f.WriteAt(make([]byte, end-at), at); err == nil {
+	_, err := f.WriteAt(make([]byte, end-at), at)
+	if err == nil {
 		err = f.Sync()
 	}
 	if err != nil {

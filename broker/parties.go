@@ -31,9 +31,9 @@ func (r *Registry) accepts(which string, t *Token, now time.Time) error {
 		return refused(which, "signed in %s ago, more than max_session_age", now.Sub(t.AuthTime).Round(time.Second))
 	case t.Subject == "":
 		return refused(which, "it has no subject")
-	case t.SessionID != "" && t.AuthTime.IsZero():
+	case t.SessionID != "" && t.AuthTime.IsZero() && !i.UndatedSessions:
 		// Its session could be of any age: tokens are renewed, and iat with them.
-		return refused(which, "it has a sid and no auth_time, so that max_session_age cannot be held against it")
+		return refused(which, "it has a sid and no auth_time, so that max_session_age cannot be held against it; undated_sessions accepts it")
 	case !legible(t.Subject) || !legible(t.ID):
 		return refused(which, "its sub or jti is of more than %d bytes, or has characters that cannot be printed", maxName)
 	}

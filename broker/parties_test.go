@@ -50,6 +50,18 @@ func TestConsent(t *testing.T) {
 	}
 }
 
+func TestSessionsOfUnknownAgeHaveToBeAcceptedByName(t *testing.T) {
+	w := newWorld(t)
+	undated := func(r *broker.ExchangeRequest) {
+		r.SubjectToken = w.tokens.put(w.token(func(k *broker.Token) { k.AuthTime = time.Time{} }))
+	}
+	if _, err := w.exchange(undated); broker.CodeOf(err) != broker.BadToken {
+		t.Errorf("by default: %v", err)
+	}
+	w.reg.Issuers[idp].UndatedSessions = true
+	w.must(undated)
+}
+
 func TestActorTokens(t *testing.T) {
 	w := newWorld(t)
 	own, _ := w.must(func(r *broker.ExchangeRequest) {

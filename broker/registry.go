@@ -154,6 +154,10 @@ type Issuer struct {
 	// and so how long a revocation of a session or subject is remembered. Absent:
 	// 720h.
 	MaxSessionAge scopes.Duration `yaml:"max_session_age,omitempty"`
+	// UndatedSessions accepts tokens that have a sid and no auth_time, from issuers
+	// that never say when somebody signed in. The revocation of such a session is
+	// forgotten after max_session_age, also if the issuer renews it for longer.
+	UndatedSessions bool `yaml:"undated_sessions,omitempty"`
 	// Scopes says what the scopes of its tokens are worth: identity-only (nothing:
 	// the token says who, not what), ours (they are ours, by name), or an object
 	// that maps each of its scopes to scopes at resources.
