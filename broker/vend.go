@@ -70,14 +70,20 @@ func (x *exchange) fits(d Description) error {
 	return nil
 }
 
+// leased is the lineage of the credential that is made for a lease.
+func (x *exchange) leased(id string) *Lineage {
+	l := x.lineage.with(x.hop(id))
+	l.Lease, l.Provider = id, x.target.Provider
+	return l
+}
+
 // intend writes down, durably and before anything is minted, what is about to
 // be: in the journal, so that it can be found without the store, and in the
 // ledger, so that a revocation finds it.
 func (x *exchange) intend(ctx context.Context) (*Lease, error) {
 	b := x.b
 	id := newLeaseID()
-	lineage := x.lineage.with(x.hop(id))
-	lineage.Lease, lineage.Provider = id, x.target.Provider
+	lineage := x.leased(id)
 	l := &Lease{
 		ID: id, State: Intent, Provider: x.target.Provider, Pos: x.pos.String(),
 		Session: lineage.Session, Client: x.r.Client.ID, Agent: x.agent, Resource: x.target.Resource,
@@ -174,7 +180,7 @@ func (x *exchange) activate(ctx context.Context, l *Lease, m *Minted) error {
 		x.forget()
 		return unavailable(fmt.Errorf("record exchange: %w", err))
 	}
-	if err := b.index.Check(x.lineage); err != nil {
+	if err := b.index.Check(x.leased(l.ID)); err != nil {
 		return x.overtaken(refused("subject token", "revoked while the credential was made: %w", err))
 	}
 	if err := b.current(b.now()); err != nil {

@@ -243,18 +243,26 @@ func TestWithoutARecordThereIsNoCredential(t *testing.T) {
 // A revocation at any step between request and answer: either nothing is handed
 // out, or what was handed out is ended. The steps are found by counting them.
 func TestRevokeRacesMintAtEveryStep(t *testing.T) {
-	for _, by := range []string{"token", "session", "subject"} {
+	for _, by := range []string{"token", "session", "subject", "actor"} {
 		steps := 0
 		for step := 0; step <= steps; step++ {
 			t.Run(fmt.Sprintf("%s at step %d", by, step), func(t *testing.T) {
 				w := newWorld(t)
 				first, parent := w.must(nil)
+				own, actor := w.must(func(r *broker.ExchangeRequest) {
+					*r = broker.ExchangeRequest{GrantType: broker.ClientCredentials, Client: w.reg.Clients["files-mcp"], Resources: []string{mcp}, Scope: "files:read"}
+				})
 				other := w.broker("r2", &record{}, broker.Head{}) // the revocation comes to another replica
 				w.run(w.b)
 				w.run(other)
 				sel := map[string]broker.Selector{
-					"token": {Token: parent.ID}, "session": {Session: parent.Stint.Session}, "subject": {Subject: idp + "#alice"},
+					"token": {Token: parent.ID}, "session": {Session: parent.Stint.Session}, "subject": {Subject: idp + "#alice"}, "actor": {Token: actor.ID},
 				}[by]
+				act := func(r *broker.ExchangeRequest) {
+					if by == "actor" {
+						r.ActorToken, r.ActorType = own.Token, broker.TypeAccess
+					}
+				}
 				n, fired := 0, ""
 				hook := func(at string) {
 					if strings.HasPrefix(at, "append") || fired != "" {
@@ -268,7 +276,7 @@ func TestRevokeRacesMintAtEveryStep(t *testing.T) {
 					}
 				}
 				w.store.hook, w.record.hook, w.upstream.hook = hook, hook, hook
-				got, err := w.exchange(w.vend(first.Token, nil))
+				got, err := w.exchange(w.vend(first.Token, act))
 				if step == 0 {
 					steps = n
 				}
@@ -285,7 +293,7 @@ func TestRevokeRacesMintAtEveryStep(t *testing.T) {
 				w.clock.move(15 * time.Second) // the deadline of the intent
 				eventually(t, "the lease is closed", func() bool { open, _ := w.store.Open(context.Background()); return open == 0 })
 				eventually(t, "the token is dead", func() bool {
-					_, err := w.exchange(w.vend(first.Token, nil))
+					_, err := w.exchange(w.vend(first.Token, act))
 					return broker.CodeOf(err) == broker.BadToken
 				})
 			})
