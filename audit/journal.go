@@ -104,7 +104,7 @@ type Journal struct {
 	closed bool
 
 	disk     sync.Mutex // held by whoever writes; guards what follows
-	seg      *os.File
+	seg      *durable
 	at       int64 // where the next frame goes
 	seq      uint64
 	batches  uint32
@@ -249,11 +249,7 @@ func (j *Journal) put(frames []Frame) error {
 		j.seq++
 		buf = appendFrame(buf, f, j.batches, j.seq, i < len(frames)-1)
 	}
-	_, err := j.seg.WriteAt(buf, j.at)
-	if err == nil {
-		err = syncData(j.seg)
-	}
-	if err != nil {
+	if err := j.seg.append(buf, j.at); err != nil {
 		// After a failed sync nobody knows what the disk holds, and asking again
 		// would be answered with success.
 		j.failed = fmt.Errorf("write journal: %w", err)

@@ -134,10 +134,10 @@ func TestAReaderGoesOnWhereItStopped(t *testing.T) {
 		}
 		return out
 	}
-	for i := range 3 {
-		mustAppend(t, j, text(fmt.Sprintf("<%d>", i+1)))
+	for i := range 3 { // each beyond the block that the next append writes again
+		mustAppend(t, j, text(fmt.Sprintf("<%d>", i+1)+strings.Repeat("x", 5000)))
 	}
-	if got := next(); !slices.Equal(got, []string{"2:<2>", "3:<3>"}) {
+	if got := next(); !slices.Equal(got, []string{"2:<2>xxx", "3:<3>xxx"}) {
 		t.Errorf("at first: %q", got)
 	}
 	if got := next(); got != nil {

@@ -33,6 +33,7 @@ func zeroed(path string, size int64) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make segment: %w", err)
 	}
+	size = (size + blockSize - 1) / blockSize * blockSize
 	zeros := make([]byte, 1<<20)
 	for n := int64(0); n < size; n += int64(len(zeros)) {
 		if _, err = f.Write(zeros[:min(int64(len(zeros)), size-n)]); err != nil {
@@ -96,7 +97,8 @@ func (j *Journal) adopt(f *os.File, first uint64) error {
 	if err := syncData(f); err != nil {
 		return fmt.Errorf("sync header: %w", err)
 	}
-	if err := os.Rename(f.Name(), filepath.Join(j.dir, segmentName(first))); err != nil {
+	path := filepath.Join(j.dir, segmentName(first))
+	if err := os.Rename(f.Name(), path); err != nil {
 		return fmt.Errorf("name segment: %w", err)
 	}
 	if err := syncDir(j.dir); err != nil {
@@ -105,7 +107,7 @@ func (j *Journal) adopt(f *os.File, first uint64) error {
 	if j.seg != nil {
 		_ = j.seg.Close() // synced long ago
 	}
-	j.seg, j.at = f, headerSize
+	j.seg, j.at = appendTo(f, path, headerSize), headerSize
 	return nil
 }
 
@@ -172,7 +174,7 @@ func (j *Journal) recover() error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("size of last segment: %w", err), f.Close())
 	}
-	j.seg, j.at, j.seq, j.batches = f, r.at, r.seq, r.batch
+	j.seg, j.at, j.seq, j.batches = appendTo(f, f.Name(), r.at), r.at, r.seq, r.batch
 	j.size = max(j.size, info.Size())
 	if info.Size() < j.size { // the configured size grew, or the file was copied without its zeros
 		return j.rotate(0)

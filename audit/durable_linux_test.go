@@ -1,0 +1,26 @@
+package audit
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// That a write is on the disk cannot be seen from here, but that it was asked for.
+func TestWritesPastTheCacheAreDurable(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "segment")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, block := openDirect(path)
+	if f == nil {
+		t.Skip("this file system has a cache that cannot be passed")
+	}
+	defer func() { _ = f.Close() }()
+	defer freeBlocks(block)
+	flags, _, errno := syscall.Syscall(syscall.SYS_FCNTL, f.Fd(), syscall.F_GETFL, 0)
+	if errno != 0 || flags&syscall.O_DSYNC == 0 || flags&syscall.O_DIRECT == 0 {
+		t.Errorf("opened with %#o, %v", flags, errno)
+	}
+}
