@@ -263,7 +263,8 @@ func TestFollowingDoesNotReadTheRecordAgain(t *testing.T) {
 	t.Cleanup(func() { _ = j.Close() })
 	add := func(id string) {
 		t.Helper()
-		if err := j.Append(audit.Frame{Type: audit.FrameEvent, Payload: []byte(`{"v":1,"id":"` + id + `"}`)}); err != nil {
+		// Of a size that no later append writes the same block again.
+		if err := j.Append(audit.Frame{Type: audit.FrameEvent, Payload: []byte(`{"v":1,"id":"` + id + `","reason":"` + strings.Repeat("x", 5000) + `"}`)}); err != nil {
 			t.Fatal(err)
 		}
 	}
