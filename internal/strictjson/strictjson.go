@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -43,6 +44,8 @@ func decode(data []byte, v any, opts ...json.Options) error {
 	return nil
 }
 
+var decoders = sync.Pool{New: func() any { return new(jsontext.Decoder) }}
+
 // Members calls each for every member of the JSON object in data, in order, with
 // the value's own bytes, which must not be kept. It refuses what [DecodeKnown]
 // refuses, and stops at the first error of each.
@@ -50,7 +53,9 @@ func Members(data []byte, each func(name string, value []byte) error) error {
 	if err := checkDepth(data); err != nil {
 		return err
 	}
-	dec := jsontext.NewDecoder(bytes.NewBuffer(data)) // a Buffer is read in place
+	dec := decoders.Get().(*jsontext.Decoder)
+	defer decoders.Put(dec)
+	dec.Reset(bytes.NewBuffer(data)) // a Buffer is read in place
 	if dec.PeekKind() != '{' {
 		return errors.New("json: no object")
 	}
