@@ -37,7 +37,7 @@ func main() {
 	flag.StringVar(&s.stint, "stint", "bin/stint", "the binary under test")
 	flag.StringVar(&s.report, "report", "build/reports/bench.json", "where the figures go")
 	flag.IntVar(&s.rounds, "rounds", 24, "rounds of slices")
-	flag.DurationVar(&s.slice, "slice", 150*time.Millisecond, "length of a slice, at most 200ms")
+	flag.DurationVar(&s.slice, "slice", 200*time.Millisecond, "length of a slice, at most 200ms; the first 30ms are not counted")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
