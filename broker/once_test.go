@@ -103,8 +103,9 @@ func TestAnExchangeUsesUpATokenForOneUse(t *testing.T) {
 			var mu sync.Mutex
 			granted := 0
 			for range 50 {
+				r := w.request(change(w, raw))
 				wg.Go(func() {
-					_, err := w.b.Exchange(context.Background(), w.request(change(w, raw)))
+					_, err := w.b.Exchange(context.Background(), r)
 					mu.Lock()
 					defer mu.Unlock()
 					if err == nil {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -81,7 +82,7 @@ func TestAttackAddressesThatLeadInside(t *testing.T) {
 type rebinding struct {
 	mu      sync.Mutex
 	answers []netip.Addr
-	asked   int
+	asked   atomic.Int32
 }
 
 // serve answers questions for A records; others have no answer.
@@ -107,8 +108,7 @@ func (r *rebinding) serve(conn net.PacketConn) {
 		binary.BigEndian.PutUint32(out[8:], 0)
 		if binary.BigEndian.Uint16(q[end-4:]) == 1 { // A
 			r.mu.Lock()
-			a := r.answers[min(r.asked, len(r.answers)-1)].As4()
-			r.asked++
+			a := r.answers[min(int(r.asked.Add(1))-1, len(r.answers)-1)].As4()
 			r.mu.Unlock()
 			binary.BigEndian.PutUint16(out[6:], 1)
 			out = append(out, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4)
@@ -142,8 +142,8 @@ func TestAttackDNSRebinding(t *testing.T) {
 	if _, err := d.dialContext(context.Background(), "tcp", "rebind.example.:443"); err == nil || errors.Is(err, ErrAddress) {
 		t.Errorf("while it is public: %v", err)
 	}
-	if names.asked != 1 || len(dialled) != 1 || dialled[0] != "8.8.8.8:443" {
-		t.Errorf("asked %d times, connected to %q", names.asked, dialled)
+	if names.asked.Load() != 1 || len(dialled) != 1 || dialled[0] != "8.8.8.8:443" {
+		t.Errorf("asked %d times, connected to %q", names.asked.Load(), dialled)
 	}
 	if _, err := d.dialContext(context.Background(), "tcp", "rebind.example.:443"); !errors.Is(err, ErrAddress) {
 		t.Errorf("when it leads inside: %v", err)
