@@ -307,7 +307,11 @@ func writeIssued(c echo.Context, i *broker.Issued, now time.Time) error {
 	}
 	b := make([]byte, 0, size)
 	b = append(b, `{"access_token":`...)
-	b = strictjson.AppendString(b, text)
+	if i.Lease == "" { // a token of ours: base64url and dots
+		b = append(append(append(b, '"'), text...), '"')
+	} else {
+		b = strictjson.AppendString(b, text)
+	}
 	b = append(b, `,"issued_token_type":`...)
 	b = strictjson.AppendString(b, i.Type)
 	b = append(b, `,"token_type":"`...)
