@@ -127,6 +127,15 @@ func (t *target) slice(n int, length time.Duration) (count int, cpu time.Duratio
 // lead is the part of a slice before counting begins.
 const lead = 30 * time.Millisecond
 
+// counted is a slice without its lead: whoever had the core before left it cold
+// caches.
+func (t *target) counted(n int, length time.Duration) (count int, cpu time.Duration, waits []time.Duration, err error) {
+	if _, _, _, err := t.slice(n, lead); err != nil {
+		return 0, 0, nil, err
+	}
+	return t.slice(n, length-lead)
+}
+
 // measure loads all targets in turns; the first is the floor.
 func measure(ctx context.Context, s settings, targets []*target, conns []int) error {
 	if s.slice > 200*time.Millisecond {
@@ -147,11 +156,7 @@ func measure(ctx context.Context, s settings, targets []*target, conns []int) er
 				if k > 0 {
 					t = targets[order[k-1]+1]
 				}
-				// Whoever had the core before left it cold caches: that is not counted.
-				if _, _, _, err := t.slice(n, lead); err != nil {
-					return err
-				}
-				count, cpu, waits, err := t.slice(n, s.slice-lead)
+				count, cpu, waits, err := t.counted(n, s.slice)
 				if err != nil {
 					return err
 				}
