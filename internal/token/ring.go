@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -47,6 +48,9 @@ type Ring struct {
 	cfg   RingConfig
 	store KeyStore
 	state atomic.Pointer[ringState]
+	// mu is held from reading the document until it is in force: of two at work the
+	// one that read first would else bring back what the other took away.
+	mu sync.Mutex
 }
 
 // ringState is what one version of the document says.
@@ -101,6 +105,8 @@ func (r *Ring) first(ctx context.Context) error {
 // Reload reads the document again, so that what another replica did takes effect
 // here. Call it every minute.
 func (r *Ring) Reload(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	doc, version, err := r.store.LoadKeys(ctx)
 	if err != nil {
 		return err
@@ -159,6 +165,8 @@ func (r *Ring) Rotate(ctx context.Context, atOnce bool) (KeyInfo, error) {
 // change makes a change to the document and puts the result in force. Where
 // another replica changed it meanwhile, the change is made anew.
 func (r *Ring) change(ctx context.Context, how func(*ringDoc) error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for {
 		doc, version, err := r.store.LoadKeys(ctx)
 		if err != nil {
@@ -167,6 +175,10 @@ func (r *Ring) change(ctx context.Context, how func(*ringDoc) error) error {
 		var d ringDoc
 		if err := strictjson.Decode([]byte(doc.Reveal()), &d); err != nil {
 			return fmt.Errorf("document of signing keys: %w", err)
+		}
+		// A change whose answer was lost may have been made: then this is the news.
+		if err := r.use(&d, version); err != nil {
+			return err
 		}
 		if err := how(&d); err != nil {
 			return err
