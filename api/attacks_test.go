@@ -278,7 +278,7 @@ func (w *target) another(t testing.TB, name string, change func(*broker.Deps)) s
 	t.Helper()
 	ctx, discard := context.Background(), slog.New(slog.DiscardHandler)
 	d := broker.Deps{
-		Tokens: w.tokens, Feed: w.store, Anchor: vault.NewAnchor(w.secrets), Ledger: w.store, Once: w.store, Sessions: w.store,
+		Tokens: w.tokens, Keys: w.ring, Feed: w.store, Anchor: vault.NewAnchor(w.secrets), Ledger: w.store, Once: w.store, Sessions: w.store,
 		Recorder: w.events, Sealer: must(vault.NewSealer(ctx, w.secrets, w.clock.Now))(t), Judge: w.b.Judge(), Log: discard, Now: w.clock.Now,
 	}
 	if change != nil {

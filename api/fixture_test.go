@@ -252,7 +252,7 @@ func (w *world) openBroker(log *slog.Logger, o options) {
 		MaxStaleness: 2 * time.Second, MaxClockOffset: time.Second, MintTimeout: 5 * time.Second, RevokeTimeout: 5 * time.Second,
 		ClientSecretKey: clientKey,
 	}, broker.Deps{
-		Tokens: w.tokens, Feed: w.store, Anchor: vault.NewAnchor(w.secrets), Ledger: w.store, Once: w.store, Sessions: w.store,
+		Tokens: w.tokens, Keys: w.ring, Feed: w.store, Anchor: vault.NewAnchor(w.secrets), Ledger: w.store, Once: w.store, Sessions: w.store,
 		Recorder: metrics.Counting(w.events), Sealer: sealer, Judge: broker.NewJudge(w.reg, w.policy(strings.ReplaceAll(filesYAML, `"`+self+`"`, `"`+w.self+`"`), apiYAML)), Log: log, Now: w.clock.Now,
 	}))(w)
 	if err := w.b.Start(ctx); err != nil {

@@ -2,7 +2,7 @@
 // may have, mints it, remembers it, and takes it back.
 //
 // It knows nothing of HTTP, Redis, Vault or any upstream. What it needs it
-// declares, small and apart: [Tokens], [Ledger], [Feed], [Anchor], [Once],
+// declares, small and apart: [Tokens], [Keys], [Ledger], [Feed], [Anchor], [Once],
 // [Sessions], [Recorder], [Sealer] and [Provider]. Policy is in scopes, and is
 // pure; this package brings it the facts.
 //
@@ -46,6 +46,7 @@ type Config struct {
 // Deps are the broker's collaborators.
 type Deps struct {
 	Tokens   Tokens
+	Keys     Keys
 	Feed     Feed
 	Anchor   Anchor
 	Ledger   Ledger
@@ -71,6 +72,7 @@ type Deps struct {
 type Broker struct {
 	cfg      Config
 	tokens   Tokens
+	keys     Keys
 	feed     Feed
 	anchor   Anchor
 	ledger   Ledger
@@ -93,6 +95,7 @@ type Broker struct {
 	marking  markQueue
 	wake     chan struct{} // there is something to mark
 	reap     chan struct{} // there is something to end
+	unkeyed  chan struct{} // a signing key was revoked
 	noted    notedSessions
 	anchored atomic.Pointer[Head] // the newest head that the anchor has
 	joined   int64                // when this replica joined, in Unix seconds
@@ -107,7 +110,7 @@ func New(cfg Config, d Deps) (*Broker, error) {
 	case cfg.TokenLifetime <= 0 || cfg.CredentialLifetime <= 0 || cfg.Skew < 0 || cfg.MaxStaleness <= 0 ||
 		cfg.MaxClockOffset <= 0 || cfg.MintTimeout <= 0 || cfg.RevokeTimeout <= 0:
 		return nil, errors.New("broker: lifetimes, bounds and timeouts must be positive")
-	case d.Tokens == nil || d.Feed == nil || d.Anchor == nil || d.Ledger == nil || d.Once == nil || d.Sessions == nil ||
+	case d.Tokens == nil || d.Keys == nil || d.Feed == nil || d.Anchor == nil || d.Ledger == nil || d.Once == nil || d.Sessions == nil ||
 		d.Recorder == nil || d.Sealer == nil || d.Judge == nil || d.Log == nil || d.Now == nil:
 		return nil, errors.New("broker: a collaborator is missing")
 	}
@@ -118,10 +121,10 @@ func New(cfg Config, d Deps) (*Broker, error) {
 		d.History = func(uint64) ([]Entry, error) { return nil, nil }
 	}
 	b := &Broker{
-		cfg: cfg, tokens: d.Tokens, feed: d.Feed, anchor: d.Anchor, ledger: d.Ledger, once: d.Once,
+		cfg: cfg, tokens: d.Tokens, keys: d.Keys, feed: d.Feed, anchor: d.Anchor, ledger: d.Ledger, once: d.Once,
 		sessions: d.Sessions, recorder: d.Recorder, sealer: d.Sealer, judge: d.Judge, reg: d.Judge.Registry,
 		log: d.Log, now: d.Now, history: d.History, known: d.Known, span: d.Span,
-		index: NewIndex(cfg.Skew), wake: make(chan struct{}, 1), reap: make(chan struct{}, 1),
+		index: NewIndex(cfg.Skew), wake: make(chan struct{}, 1), reap: make(chan struct{}, 1), unkeyed: make(chan struct{}, 1),
 	}
 	b.noted.init()
 	return b, nil

@@ -73,6 +73,7 @@ type HopClaim struct {
 	Tool     string   `json:"tool,omitempty"`
 	Scope    string   `json:"scp,omitempty"`
 	Policy   string   `json:"pol,omitempty"`
+	KeyID    string   `json:"kid,omitempty"`
 	By       []string `json:"by,omitempty"`
 }
 
@@ -101,7 +102,7 @@ func lineageOf(t *Token, agent string) (*Lineage, error) {
 	}
 	self := HopClaim{
 		ID: t.ID, Pos: c.Pos, Client: t.ClientID, Agent: c.Agent, Resource: t.Audience[0],
-		Tool: c.Tool, Scope: strings.Join(t.Scope, " "), Policy: c.Policy, By: c.By,
+		Tool: c.Tool, Scope: strings.Join(t.Scope, " "), Policy: c.Policy, KeyID: t.KeyID, By: c.By,
 	}
 	for _, h := range append(c.Via[:len(c.Via):len(c.Via)], self) {
 		pos, err := ParsePosition(h.Pos)
@@ -114,7 +115,7 @@ func lineageOf(t *Token, agent string) (*Lineage, error) {
 		}
 		l.Hops = append(l.Hops, Hop{
 			ID: h.ID, Pos: pos, Client: h.Client, Agent: h.Agent, Resource: h.Resource,
-			Tool: h.Tool, Scopes: strings.Fields(h.Scope), Policy: h.Policy, By: by,
+			Tool: h.Tool, Scopes: strings.Fields(h.Scope), Policy: h.Policy, KeyID: h.KeyID, By: by,
 		})
 	}
 	return l, nil
@@ -157,7 +158,7 @@ func (l *Lineage) claim(c *StintClaim) error {
 	}
 	for _, h := range l.Hops[:last] {
 		c.Via = append(c.Via, HopClaim{
-			h.ID, h.Pos.String(), h.Client, h.Agent, h.Resource, h.Tool, strings.Join(h.Scopes, " "), h.Policy, keyTexts(h.By),
+			h.ID, h.Pos.String(), h.Client, h.Agent, h.Resource, h.Tool, strings.Join(h.Scopes, " "), h.Policy, h.KeyID, keyTexts(h.By),
 		})
 	}
 	h := l.Hops[last]

@@ -64,8 +64,9 @@ type Token struct {
 	Email  string
 	// Claims are the other claims that are texts, numbers or truths, as texts.
 	Claims map[string]string
-	// Stint is our own claim, in a token of ours.
+	// Stint is our own claim, in a token of ours, and KeyID our key that signed it.
 	Stint *StintClaim
+	KeyID string
 	// Details is authorization_details, in a token of ours.
 	Details json.RawMessage
 }

@@ -55,7 +55,9 @@ const (
 	ByScope
 	ByAgent
 	ByClient
+	ByKey // of ours, that signed a token
 	ByResource
+	ByIssuer // of a foreign token
 	ByProvider
 	ByEverything
 	kinds // how many, plus one
@@ -63,8 +65,8 @@ const (
 
 // kindNames are the names of the kinds in selectors, and kindLetters in the feed.
 var (
-	kindNames   = [kinds]string{"", "token", "lease", "session", "subject", "policy", "tool", "scope", "agent", "client", "resource", "provider", "everything"}
-	kindLetters = [kinds]string{"", "t", "l", "s", "u", "p", "o", "c", "a", "k", "r", "v", "e"}
+	kindNames   = [kinds]string{"", "token", "lease", "session", "subject", "policy", "tool", "scope", "agent", "client", "key", "resource", "issuer", "provider", "everything"}
+	kindLetters = [kinds]string{"", "t", "l", "s", "u", "p", "o", "c", "a", "k", "y", "r", "i", "v", "e"}
 )
 
 func (k Kind) String() string {
@@ -73,6 +75,11 @@ func (k Kind) String() string {
 	}
 	return kindNames[k]
 }
+
+// forever reports whether a record of the kind takes what was made after it as well.
+// A session is one login: once revoked it stays so, whatever is made in it. A key
+// that was withdrawn signs whatever somebody else wants, with any position.
+func (k Kind) forever() bool { return k == BySession || k == ByKey }
 
 // Key is one condition: a kind and the digest of a value. The value itself, be
 // it a person's name, is in no feed.

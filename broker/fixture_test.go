@@ -54,6 +54,7 @@ func (c *clock) move(d time.Duration) {
 type tokens struct {
 	mu    sync.Mutex
 	clock *clock
+	ring  *ring
 	known map[string]*broker.Token
 	n     int
 	down  error
@@ -85,6 +86,52 @@ func (t *tokens) put(k *broker.Token) secret.String {
 	return secret.New(text)
 }
 
+// ring is our signing keys: which one signs, and which were withdrawn, for all
+// replicas that read it.
+type ring struct {
+	mu        sync.Mutex
+	kid       string
+	withdrawn []string
+	reloads   int
+	down      error
+}
+
+func (r *ring) Reload(context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.reloads++
+	return r.down
+}
+
+func (r *ring) Withdrawn() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.withdrawn)
+}
+
+// signs has another key sign from now on, or says which does.
+func (r *ring) signs(kid string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if kid != "" {
+		r.kid = kid
+	}
+	return r.kid
+}
+
+// read says how often the keys were read.
+func (r *ring) read() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.reloads
+}
+
+func (r *ring) withdraw(kid string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.withdrawn = append(r.withdrawn, kid)
+}
+
 // Sign remembers the token as it would read back, claim by claim.
 func (t *tokens) Sign(_ context.Context, c *broker.Claims) (secret.String, error) {
 	data, err := json.Marshal(c.Stint)
@@ -98,7 +145,7 @@ func (t *tokens) Sign(_ context.Context, c *broker.Claims) (secret.String, error
 	return t.put(&broker.Token{
 		Issuer: c.Issuer, Subject: c.Subject, Ours: true, Use: broker.AccessToken, Type: "at+jwt", Audience: []string{c.Audience},
 		ID: c.ID, ClientID: c.ClientID, IssuedAt: c.IssuedAt, Expires: c.Expires, AuthTime: c.AuthTime, Scope: c.Scope,
-		Actors: c.Actors, Groups: c.Groups, Stint: claim, Details: c.Details,
+		Actors: c.Actors, Groups: c.Groups, Stint: claim, Details: c.Details, KeyID: t.ring.signs(""),
 	}), nil
 }
 
@@ -388,6 +435,7 @@ type world struct {
 	t        testing.TB
 	clock    *clock
 	tokens   *tokens
+	keys     *ring
 	store    *memory
 	anchor   *anchor
 	record   *record
@@ -521,7 +569,8 @@ func decode(t testing.TB, text string, v any) {
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, clock: &clock{now: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)}, anchor: &anchor{}, record: &record{}, upstream: newUpstream()}
-	w.tokens = &tokens{clock: w.clock, known: map[string]*broker.Token{}}
+	w.keys = &ring{kid: "first"}
+	w.tokens = &tokens{clock: w.clock, ring: w.keys, known: map[string]*broker.Token{}}
 	w.store = newMemory(w.clock.Now)
 	var in struct {
 		Issuers []*broker.Issuer `yaml:"issuers"`
@@ -573,7 +622,7 @@ func (w *world) unstarted(replica string, r *record, known broker.Head) *broker.
 		MaxStaleness: 200 * time.Millisecond, MaxClockOffset: time.Second, MintTimeout: 200 * time.Millisecond, RevokeTimeout: time.Second,
 		ClientSecretKey: secretKey,
 	}, broker.Deps{
-		Tokens: w.tokens, Feed: w.store, Anchor: w.anchor, Ledger: w.store, Once: w.store, Sessions: w.store, Recorder: r, Sealer: seals{},
+		Tokens: w.tokens, Keys: w.keys, Feed: w.store, Anchor: w.anchor, Ledger: w.store, Once: w.store, Sessions: w.store, Recorder: r, Sealer: seals{},
 		Judge: w.judge, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: w.clock.Now, History: r.history, Known: known,
 	})
 	if err != nil {

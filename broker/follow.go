@@ -184,6 +184,7 @@ func (b *Broker) take(entries []Entry) bool {
 	n := b.index.Apply(news...)
 	b.journal(news[:n])
 	b.toMark(news[:n])
+	b.toReload(news[:n])
 	return n == len(news)
 }
 
@@ -191,7 +192,7 @@ func (b *Broker) take(entries []Entry) bool {
 // when ctx is done, after leaving the other replicas.
 func (b *Broker) Run(ctx context.Context) {
 	done := make(chan struct{})
-	loops := []func(context.Context){b.followLoop, b.beatLoop, b.markLoop, b.reapLoop, b.upkeepLoop, b.sweepLoop}
+	loops := []func(context.Context){b.followLoop, b.beatLoop, b.markLoop, b.reapLoop, b.upkeepLoop, b.sweepLoop, b.keyLoop}
 	for _, loop := range loops {
 		go func() { loop(ctx); done <- struct{}{} }()
 	}

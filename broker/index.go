@@ -249,8 +249,7 @@ func (x *Index) Check(l *Lineage) error {
 
 // hit reports whether a record filed under the key of a generation selects it.
 func (x *Index) hit(k Key, m made, l *Lineage) bool {
-	// A session is one login: once revoked it stays so, whatever is made in it.
-	if p := x.find(k); p != nil && (k.Kind == BySession || x.before(m, x.base.Pos.Seq+uint64(p.seq), time.Unix(int64(p.at), 0))) {
+	if p := x.find(k); p != nil && (k.Kind.forever() || x.before(m, x.base.Pos.Seq+uint64(p.seq), time.Unix(int64(p.at), 0))) {
 		return true
 	}
 	for i := range x.joint[k] {
@@ -264,9 +263,9 @@ func (x *Index) hit(k Key, m made, l *Lineage) bool {
 // selects reports whether a record with several conditions takes some
 // generation of a lineage: one that meets them all, and was made before.
 func (x *Index) selects(e *Entry, l *Lineage) bool {
-	session := slices.ContainsFunc(e.Where, func(k Key) bool { return k.Kind == BySession })
+	forever := slices.ContainsFunc(e.Where, func(k Key) bool { return k.Kind.forever() })
 	for i := range l.generations() {
-		if l.meets(i, e.Where) && (session || x.before(l.made(i), e.Pos.Seq, e.At)) {
+		if l.meets(i, e.Where) && (forever || x.before(l.made(i), e.Pos.Seq, e.At)) {
 			return true
 		}
 	}
@@ -282,7 +281,7 @@ func (x *Index) Selects(keys []Key, pos Position) bool {
 		return true
 	}
 	for _, k := range keys {
-		if p := x.find(k); p != nil && (k.Kind == BySession || x.base.Pos.Seq+uint64(p.seq) > pos.Seq) {
+		if p := x.find(k); p != nil && (k.Kind.forever() || x.base.Pos.Seq+uint64(p.seq) > pos.Seq) {
 			return true
 		}
 		for _, e := range x.joint[k] {

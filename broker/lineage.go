@@ -3,6 +3,7 @@ package broker
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -46,6 +47,9 @@ type Hop struct {
 	Tool     string
 	Scopes   []string
 	Policy   string // version of the mapping that decided
+	// KeyID is that of our key which signed it; empty for what is being made, and
+	// for a credential.
+	KeyID string
 	// By are the keys of the actor token that it was made with: what revokes that
 	// token, its session or its subject, or whatever they came from, revokes this.
 	By []Key
@@ -101,6 +105,8 @@ func (l *Lineage) keys(i int, kind Kind, f func(Key) bool) bool {
 		return i == 0 && one(l.Session) || h.by(kind, f)
 	case BySubject:
 		return i == 0 && one(l.Subject) || h.by(kind, f)
+	case ByIssuer:
+		return i == 0 && l.Root != nil && one(l.Root.Issuer) || h.by(kind, f)
 	case ByLease:
 		return last && one(l.Lease)
 	case ByProvider:
@@ -121,6 +127,8 @@ func (l *Lineage) keys(i int, kind Kind, f func(Key) bool) bool {
 	switch kind {
 	case ByToken:
 		return one("", h.ID) || h.by(kind, f)
+	case ByKey:
+		return one(h.KeyID) || h.by(kind, f)
 	case ByClient:
 		return one(h.Client)
 	case ByAgent:
@@ -159,20 +167,25 @@ func (h *Hop) by(kind Kind, f func(Key) bool) bool {
 // it. By agent, client and the others the hop has keys of its own.
 func (l *Lineage) actorKeys() (keys []Key) {
 	for i := range l.generations() {
-		for _, kind := range [...]Kind{ByToken, BySession, BySubject} {
-			l.keys(i, kind, func(k Key) bool { keys = append(keys, k); return false })
+		for _, kind := range [...]Kind{ByToken, BySession, BySubject, ByKey, ByIssuer} {
+			l.keys(i, kind, func(k Key) bool {
+				if !slices.Contains(keys, k) {
+					keys = append(keys, k)
+				}
+				return false
+			})
 		}
 	}
 	return keys
 }
 
-// meets reports whether the i-th generation meets all conditions. Subject and
-// session are those of the whole lineage, or of the generation's actor.
+// meets reports whether the i-th generation meets all conditions. Subject, session
+// and issuer are those of the whole lineage, or of the generation's actor.
 func (l *Lineage) meets(i int, where []Key) bool {
 	for _, want := range where {
 		is := func(got Key) bool { return got == want }
 		met := l.keys(i, want.Kind, is)
-		if !met && i > 0 && (want.Kind == BySubject || want.Kind == BySession) {
+		if !met && i > 0 && (want.Kind == BySubject || want.Kind == BySession || want.Kind == ByIssuer) {
 			met = l.keys(0, want.Kind, is)
 		}
 		if !met {

@@ -146,6 +146,7 @@ func (b *Broker) mend(ctx context.Context) error {
 		news := after(entries, before)
 		b.journal(news)
 		b.toMark(news)
+		b.toReload(news)
 	})
 	if err != nil {
 		return err

@@ -23,7 +23,7 @@ func (w *world) settings() (broker.Config, broker.Deps) {
 			MaxStaleness: 200 * time.Millisecond, MaxClockOffset: time.Second, MintTimeout: 200 * time.Millisecond, RevokeTimeout: time.Second,
 			ClientSecretKey: secretKey,
 		}, broker.Deps{
-			Tokens: w.tokens, Feed: w.store, Anchor: w.anchor, Ledger: w.store, Once: w.store, Sessions: w.store, Recorder: w.record, Sealer: seals{},
+			Tokens: w.tokens, Keys: w.keys, Feed: w.store, Anchor: w.anchor, Ledger: w.store, Once: w.store, Sessions: w.store, Recorder: w.record, Sealer: seals{},
 			Judge: w.judge, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: w.clock.Now, History: w.record.history,
 		}
 }
@@ -41,6 +41,7 @@ func TestABrokerIsGivenAllItNeeds(t *testing.T) {
 		"no time to mint":         func(c *broker.Config, _ *broker.Deps) { c.MintTimeout = 0 },
 		"no time to revoke":       func(c *broker.Config, _ *broker.Deps) { c.RevokeTimeout = 0 },
 		"no tokens":               func(_ *broker.Config, d *broker.Deps) { d.Tokens = nil },
+		"no signing keys":         func(_ *broker.Config, d *broker.Deps) { d.Keys = nil },
 		"no feed":                 func(_ *broker.Config, d *broker.Deps) { d.Feed = nil },
 		"no anchor":               func(_ *broker.Config, d *broker.Deps) { d.Anchor = nil },
 		"no ledger":               func(_ *broker.Config, d *broker.Deps) { d.Ledger = nil },

@@ -167,19 +167,35 @@ func (x *exchange) actorToken(ctx context.Context) error {
 }
 
 // gone reports whether somebody on the way is no longer configured, or disabled:
-// the issuer it began with, a client, or an agent. What was issued while they were
-// trusted ends with the trust.
+// the issuer it began with or that of an actor, a client, or an agent. What was
+// issued while they were trusted ends with the trust.
 func (r *Registry) gone(l *Lineage) bool {
 	for _, name := range l.holders() {
 		if _, ok := r.ceiling(name); !ok {
 			return true
 		}
 	}
-	if l.Root == nil {
-		return false
+	if l.Root != nil && !r.trusts(l.Root.Issuer) {
+		return true
 	}
-	i := r.Issuers[l.Root.Issuer]
-	return i == nil || i.Disabled
+	return slices.ContainsFunc(l.Hops, func(h Hop) bool {
+		return h.by(ByIssuer, func(k Key) bool { return !r.trustsKey(k) })
+	})
+}
+
+// trustsKey is trusts for the key of an issuer. There are few issuers.
+func (r *Registry) trustsKey(k Key) bool {
+	for id := range r.Issuers {
+		if KeyOf(ByIssuer, id) == k {
+			return r.trusts(id)
+		}
+	}
+	return false
+}
+
+func (r *Registry) trusts(issuer string) bool {
+	i := r.Issuers[issuer]
+	return i != nil && !i.Disabled
 }
 
 // holders lists everybody who has held what a token descends from.

@@ -204,7 +204,7 @@ func TestRevokingWhatAnActorTokenCameFrom(t *testing.T) {
 		w.on(hers.Token)(r)
 		r.ActorToken, r.ActorType = again.Token, broker.TypeAccess
 	})
-	if n := len(fmt.Sprint(tok.Stint.By)); len(tok.Stint.By) != 4 || n > 200 {
+	if n := len(fmt.Sprint(tok.Stint.By)); len(tok.Stint.By) != 5 || n > 200 {
 		t.Errorf("%d keys in %d bytes: %v", len(tok.Stint.By), n, tok.Stint.By)
 	}
 	if text := fmt.Sprint(tok.Stint.By); strings.Contains(text, "files-mcp") || strings.Contains(text, first.ID) {

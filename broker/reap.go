@@ -164,6 +164,15 @@ func (b *Broker) endsByHand(l *Lease) bool {
 
 // recordLease records what became of a lease.
 func (b *Broker) recordLease(ctx context.Context, l *Lease) error {
+	frame, err := leaseFrame(l)
+	if err != nil {
+		return err
+	}
+	return b.recorder.Record(ctx, leaseEvent(l), audit.Personal{}, frame)
+}
+
+// leaseEvent says what became of a lease.
+func leaseEvent(l *Lease) *audit.Event {
 	e := &audit.Event{
 		Kind: audit.KindLease, Outcome: audit.Done,
 		Party:  audit.Party{Client: l.Client, Agent: l.Agent, Subject: l.Subject, Session: l.Session},
@@ -179,11 +188,7 @@ func (b *Broker) recordLease(ctx context.Context, l *Lease) error {
 	if l.Outcome == Stuck || l.Outcome == UnknownUntil {
 		e.Outcome = audit.Failed
 	}
-	frame, err := leaseFrame(l)
-	if err != nil {
-		return err
-	}
-	return b.recorder.Record(ctx, e, audit.Personal{}, frame)
+	return e
 }
 
 // leaseFrame is a lease as the journal keeps it.
@@ -224,8 +229,9 @@ func (b *Broker) Sweep(ctx context.Context) (total int, err error) {
 		})
 		total += len(ended)
 		for _, id := range ended {
-			l := &Lease{ID: id, Provider: name, State: Closed, Outcome: Revoked, Why: "orphan"}
-			err = errors.Join(err, b.recordLease(ctx, l))
+			// No frame: what is known of the lease, if anything, stays in the journal.
+			orphan := leaseEvent(&Lease{ID: id, Provider: name, State: Closed, Outcome: Revoked, Why: "orphan"})
+			err = errors.Join(err, b.recorder.Record(ctx, orphan, audit.Personal{}))
 		}
 		if failure != nil {
 			err = errors.Join(err, fmt.Errorf("sweep %s: %w", name, failure))

@@ -23,6 +23,8 @@ type Selector struct {
 	Subject string `json:"subject,omitempty"`
 	// Lease is a lease's id.
 	Lease string `json:"lease,omitempty"`
+
+	key string // the id of a signing key of ours: see [Broker.EndWithdrawn]
 }
 
 // where returns the selector's conditions.
@@ -43,12 +45,15 @@ func (s Selector) where() (keys []Key) {
 	if s.Subject != "" {
 		keys = append(keys, KeyOf(BySubject, s.Subject))
 	}
+	if s.key != "" {
+		keys = append(keys, KeyOf(ByKey, s.key))
+	}
 	return keys
 }
 
 // shown lists the conditions for the record; a person appears as an index.
 func (s Selector) shown(index func(string) string) (out []string) {
-	for _, c := range [][2]string{{"token", s.Token}, {"session", s.Session}, {"lease", s.Lease}} {
+	for _, c := range [][2]string{{"token", s.Token}, {"session", s.Session}, {"lease", s.Lease}, {"key", s.key}} {
 		if c[1] != "" {
 			out = append(out, c[0]+"="+c[1])
 		}

@@ -484,6 +484,22 @@ func TestSweepEndsOnlyWhatNobodyKnows(t *testing.T) {
 	if err != nil || n != 1 || w.upstream.living() != 1 {
 		t.Errorf("%d swept, %d alive, %v", n, w.upstream.living(), err)
 	}
+	// What is found alive after its lease was closed is ended, and the journal goes on
+	// knowing the lease: `stint recover` would else bring it back.
+	id := w.login(nil)
+	l := w.lease(id)
+	l.State = broker.Closed
+	if err := w.store.Update(context.Background(), l); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := w.b.Sweep(context.Background()); err != nil || n != 1 {
+		t.Errorf("closed and alive: %d swept, %v", n, err)
+	}
+	for _, known := range w.record.leases(t) {
+		if known.ID == id && known.Expires.IsZero() {
+			t.Errorf("the journal has %+v", known)
+		}
+	}
 	w.store.fail(errors.New("gone"))
 	w.upstream.alive["stray"] = tables.Everything()
 	if n, _ := w.b.Sweep(context.Background()); n != 0 {

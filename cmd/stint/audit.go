@@ -258,7 +258,8 @@ func (e *shownEvent) line() string {
 	}
 	if ch := e.Change; ch != nil {
 		add("change", ch.What)
-		add("version", ch.After)
+		add("before", ch.Before)
+		add("after", ch.After)
 	}
 	if p := e.Revealed; p != nil {
 		add("person", p.Subject)

@@ -241,7 +241,7 @@ func (s *server) openBroker(ctx context.Context, tel *telemetry) error {
 		MaxClockOffset: s.cfg.Revocation.MaxClockOffset.Duration, MintTimeout: 10 * time.Second, RevokeTimeout: 10 * time.Second,
 		ClientSecretKey: []byte(clientKey.Reveal()),
 	}, broker.Deps{
-		Tokens: s.tokens, Feed: s.store, Anchor: vault.NewAnchor(s.secrets), Ledger: s.store, Once: s.store, Sessions: s.store,
+		Tokens: s.tokens, Keys: s.ring, Feed: s.store, Anchor: vault.NewAnchor(s.secrets), Ledger: s.store, Once: s.store, Sessions: s.store,
 		Recorder: feed, Sealer: sealer, Judge: broker.NewJudge(s.registry, s.policy), Log: s.log, Now: time.Now,
 		History: s.history, Known: known, Span: tel.span,
 	})

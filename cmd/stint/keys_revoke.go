@@ -18,11 +18,14 @@ func newKeysRevoke(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use: "revoke KID", Short: "Withdraw a signing key at once",
 		Long: `Withdraws a signing key that somebody else may hold: it leaves our keys and the JWK set,
-and every token that it signed is refused here. If it signed, the key that waits signs
-from now on, or a new one is made.
+and every token that it signed is refused, with all that was obtained by such tokens:
+tokens made from them, and leases. If it signed, the key that waits signs from now on, or
+a new one is made.
 
-Asks the server that runs here, which refuses tokens of the key at once, or opens the
-secrets itself if none runs. Other replicas see it within a minute, as they see a rotation.
+Asks the server that runs here, which tells the other replicas by the revocation feed, or
+opens the secrets itself if none runs: then replicas that run elsewhere see it within a
+minute, as they see a rotation, and what was obtained is revoked by the first of them, or
+by the next server that starts.
 
 Resource servers that cache our keys accept tokens of the withdrawn one until they fetch
 the keys again: what was signed falsely is out of reach until then.`,
@@ -54,11 +57,11 @@ func revokeKey(ctx context.Context, r *token.Ring, kid string) (api.RevokedKey, 
 		known[k.ID] = true
 	}
 	signs, err := r.Revoke(ctx, kid)
-	return api.RevokedKey{Revoked: kid, Signs: api.SigningKey(signs), New: !known[signs.ID], Within: int(keysEvery / time.Second)}, err
+	return api.RevokedKey{Revoked: kid, Signs: api.SigningKey(signs), New: !known[signs.ID], Within: int(broker.KeysEvery / time.Second)}, err
 }
 
 func showRevokedKey(p *printer, out api.RevokedKey) {
-	p.line("revoked %s: it is published no more, and tokens that it signed are refused", out.Revoked)
+	p.line("revoked %s: it is published no more; tokens that it signed are refused, and what was obtained with them", out.Revoked)
 	made := "signs"
 	if out.New {
 		made = "is new, and signs"

@@ -108,8 +108,13 @@ func TestARunningServerRevokesAtOnce(t *testing.T) {
 		t.Errorf("%+v; published: %v", out, got)
 	}
 	text, code := stintCLI(t, "audit", "tail", "-c", file)
-	if code != 0 || !strings.Contains(text, "signing key revoked") {
-		t.Errorf("the record: %d: %s", code, text)
+	for _, want := range []string{
+		`change="signing key revoked" before=` + old[0] + " after=" + out.Signs.ID, // the key itself
+		"selector=key=" + old[0], // what was obtained with it
+	} {
+		if code != 0 || !strings.Contains(text, want) {
+			t.Errorf("the record: %d: no %q in %s", code, want, text)
+		}
 	}
 }
 

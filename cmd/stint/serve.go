@@ -17,6 +17,7 @@ import (
 
 	"github.com/stint-dev/stint/api"
 	"github.com/stint-dev/stint/audit"
+	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/config"
 	"github.com/stint-dev/stint/internal/secret"
 	"github.com/stint-dev/stint/internal/token"
@@ -26,7 +27,6 @@ const (
 	grace        = 15 * time.Second // for requests in flight when the server stops
 	startTimeout = 60 * time.Second // for stores that come up at the same time
 	policyEvery  = 2 * time.Second  // that the mappings are looked at
-	keysEvery    = time.Minute      // that the signing keys are read again
 )
 
 func newServe(g *globals) *cobra.Command {
@@ -89,7 +89,6 @@ func (s *server) run(ctx context.Context, ready func(s *server, public, ops stri
 	done := make(chan struct{})
 	go func() { defer close(done); s.broker.Run(background) }()
 	go s.followPolicy(background)
-	go s.followKeys(background)
 	go s.tokens.Warm(background)
 	s.note(ctx, "started", nil)
 	err := s.api.Serve(ctx, s.cfg.Listen.Listen, grace, func(public, ops string) { ready(s, public, ops) })
@@ -199,21 +198,6 @@ func folderState(dir string) (string, error) {
 	return string(h.Sum(nil)), nil
 }
 
-// followKeys reads the signing keys again, so that what another replica rotated
-// is known here before it signs there.
-func (s *server) followKeys(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(keysEvery):
-		}
-		if err := s.ring.Reload(ctx); err != nil {
-			s.log.Warn("signing keys cannot be read again; those known stay in use", "error", err)
-		}
-	}
-}
-
 // PolicyProblem implements [api.Operations].
 func (s *server) PolicyProblem() string {
 	if p := s.broken.Load(); p != nil {
@@ -242,6 +226,11 @@ func (s *server) RotateKey(ctx context.Context, operator string, atOnce bool) (a
 // RevokeKey implements [api.Operations].
 func (s *server) RevokeKey(ctx context.Context, operator, kid string) (api.RevokedKey, error) {
 	out, err := revokeKey(ctx, s.ring, kid)
+	if err == nil {
+		if err = s.broker.EndWithdrawn(ctx, operator); err != nil {
+			err = broker.Fail(broker.Unavailable, err, "the key is withdrawn; what was obtained with it is revoked once the store takes the revocation: it is tried again within a minute")
+		}
+	}
 	s.noteKeys(ctx, operator, audit.Change{What: "signing key revoked", Before: kid, After: out.Signs.ID}, err)
 	return out, err
 }

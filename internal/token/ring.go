@@ -57,6 +57,7 @@ type Ring struct {
 type ringState struct {
 	version int
 	keys    []*ownKey // oldest first
+	revoked []revokedKey
 }
 
 // ownKey is one signing key.
@@ -126,7 +127,7 @@ func (r *Ring) use(d *ringDoc, version int) error {
 	if d.Version != 1 || len(d.Keys) == 0 {
 		return fmt.Errorf("document of signing keys: version %d with %d keys is not of this version", d.Version, len(d.Keys))
 	}
-	s := &ringState{version: version}
+	s := &ringState{version: version, revoked: slices.Clone(d.Revoked)}
 	for i, k := range d.Keys {
 		key, err := ownKeyOf(k)
 		if err != nil {
@@ -191,6 +192,7 @@ func (r *Ring) change(ctx context.Context, how func(*ringDoc) error) error {
 
 // prune drops keys of which no token is alive.
 func (r *Ring) prune(d *ringDoc) {
+	r.forget(d)
 	now := r.cfg.Now()
 	for len(d.Keys) > 1 && !now.Before(d.retired(0).Add(r.cfg.Retain)) {
 		d.Keys = d.Keys[1:]

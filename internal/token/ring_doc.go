@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -19,6 +20,14 @@ import (
 type ringDoc struct {
 	Version int          `json:"v"`
 	Keys    []ringDocKey `json:"keys"`
+	// Revoked are keys that were withdrawn, as long as something that was obtained
+	// with one may be alive.
+	Revoked []revokedKey `json:"revoked,omitempty"`
+}
+
+type revokedKey struct {
+	ID string `json:"kid"`
+	At int64  `json:"at"`
 }
 
 type ringDocKey struct {
@@ -87,6 +96,9 @@ func newKey(alg string, now time.Time, overlap time.Duration) (k ringDocKey, err
 		return k, fmt.Errorf("name key: %w", err)
 	}
 	j.KeyID = base64.RawURLEncoding.EncodeToString(print)
+	if strings.HasPrefix(j.KeyID, "-") {
+		return newKey(alg, now, overlap) // its name would be an option on a command line
+	}
 	if k.JWK, err = j.MarshalJSON(); err != nil {
 		return k, fmt.Errorf("encode key: %w", err)
 	}

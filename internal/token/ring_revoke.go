@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/stint-dev/stint/broker"
 )
@@ -25,6 +26,27 @@ func (r *Ring) Revoke(ctx context.Context, kid string) (signs KeyInfo, err error
 		}
 	}
 	return signs, nil
+}
+
+// Withdrawn implements [broker.Keys].
+func (r *Ring) Withdrawn() (ids []string) {
+	for _, k := range r.state.Load().revoked {
+		if r.matters(k) {
+			ids = append(ids, k.ID)
+		}
+	}
+	return ids
+}
+
+// matters reports whether something that was obtained with a revoked key may be
+// alive.
+func (r *Ring) matters(k revokedKey) bool {
+	return r.cfg.Now().Before(time.Unix(k.At, 0).Add(r.cfg.Retain))
+}
+
+// forget drops what is remembered of revoked keys that do not matter any more.
+func (r *Ring) forget(d *ringDoc) {
+	d.Revoked = slices.DeleteFunc(d.Revoked, func(k revokedKey) bool { return !r.matters(k) })
 }
 
 // withdraw takes a key out of a document and sees to it that another signs.
@@ -49,6 +71,8 @@ func (r *Ring) withdraw(d *ringDoc, kid string) error {
 		d.Keys[i-1].Retired = d.Keys[i].Active
 	}
 	d.Keys = slices.Delete(d.Keys, i, i+1)
+	r.forget(d)
+	d.Revoked = append(d.Revoked, revokedKey{kid, now})
 	switch {
 	case i != signing:
 		return nil

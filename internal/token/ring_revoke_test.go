@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -113,6 +114,25 @@ func TestRevokingTheOnlyKeyMakesAnother(t *testing.T) {
 	}
 	if _, err := w.ring.Revoke(context.Background(), old.ID); !errors.Is(err, broker.ErrNotFound) {
 		t.Errorf("a second time: %v", err)
+	}
+	// Whoever opens the keys later knows of it, as long as it may matter.
+	again, err := OpenRing(context.Background(), w.ring.cfg, w.ring.store)
+	if err != nil || !slices.Equal(again.Withdrawn(), []string{old.ID}) {
+		t.Fatalf("withdrawn: %v, %v", again.Withdrawn(), err)
+	}
+	w.clock.Move(w.ring.cfg.Retain - time.Second)
+	if got := w.ring.Withdrawn(); !slices.Equal(got, []string{old.ID}) {
+		t.Errorf("while something of it lives: %v", got)
+	}
+	w.clock.Move(time.Second)
+	if got := w.ring.Withdrawn(); len(got) != 0 {
+		t.Errorf("afterwards: %v", got)
+	}
+	if _, err := w.ring.Rotate(context.Background(), true); err != nil {
+		t.Fatal(err)
+	}
+	if doc, _, err := w.ring.store.LoadKeys(context.Background()); err != nil || strings.Contains(doc.Reveal(), "revoked") {
+		t.Errorf("the document remembers it: %v", err)
 	}
 }
 

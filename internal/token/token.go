@@ -264,7 +264,7 @@ func (s *Service) verifyOurs(t *jws, p *payload, now time.Time) error {
 	if t.typ != "at+jwt" || p.Stint == nil || p.ID == "" || p.ClientID == "" || p.Subject == "" || len(p.Audience) != 1 {
 		return errors.New("a token of ours of another kind")
 	}
-	p.Ours, p.Use, p.Type = true, broker.AccessToken, t.typ
+	p.Ours, p.Use, p.Type, p.KeyID = true, broker.AccessToken, t.typ, t.kid
 	return nil
 }
 
