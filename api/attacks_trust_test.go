@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -288,4 +289,33 @@ func TestAttackCacheIsNoPermission(t *testing.T) {
 	w.refused(t, "of one issuer, revoked", w.exchange(w.token("idp", "at+jwt", twin)), badSubject("revoked"))
 	elsewhere := w.token("ci", "JWT", map[string]any{"jti": "twin", "sid": "twin", "sub": "twin", "client_id": nil, "groups": nil, "repository": "acme/web", "scope": "ci:read"})
 	w.granted(t, "of the other", w.exchangeAs("files-mcp", elsewhere, "jwt", nil))
+}
+
+// What a stolen signing key was used for is over with the key: its tokens, what
+// they were exchanged for under the next key, and the login that was vended.
+func TestWhatAStolenSigningKeyObtained(t *testing.T) {
+	t.Parallel()
+	w := newTarget(t, options{})
+	alice := w.token("idp", "at+jwt", nil)
+	stolen := w.ring.Keys()[0].ID
+	first := w.granted(t, "by the key", w.exchange(alice))
+	if _, err := w.ring.Rotate(context.Background(), true); err != nil {
+		t.Fatal(err)
+	}
+	derived := w.granted(t, "made from it under the next key", w.exchangeAs("files-mcp", first, "access_token", nil))
+	clean := w.granted(t, "by the next key", w.exchange(alice))
+	if a := w.vended(derived); a.status != 200 {
+		t.Fatalf("a login: %d %s", a.status, a.body)
+	}
+	open := func() int { return w.b.Status(context.Background()).OpenLeases }
+	if n := open(); n != 1 {
+		t.Fatalf("%d leases", n)
+	}
+	if _, err := w.RevokeKey(context.Background(), "", stolen); err != nil {
+		t.Fatal(err)
+	}
+	w.active(t, "by the key", "files-mcp", first, false)
+	w.active(t, "made from it", "files-mcp", derived, false)
+	w.active(t, "by the next key", "files-mcp", clean, true)
+	eventually(t, "the login is ended", func() bool { return open() == 0 })
 }

@@ -331,6 +331,9 @@ func (w *world) RotateKey(ctx context.Context, operator string, atOnce bool) (ap
 // RevokeKey implements [api.Operations].
 func (w *world) RevokeKey(ctx context.Context, _, kid string) (api.RevokedKey, error) {
 	k, err := w.ring.Revoke(ctx, kid)
+	if err == nil {
+		err = w.b.EndWithdrawn(ctx, "")
+	}
 	return api.RevokedKey{Revoked: kid, Signs: api.SigningKey(k), New: true, Within: 60}, err
 }
 
