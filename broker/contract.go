@@ -344,7 +344,10 @@ const (
 
 // Lease is the record of one vended credential. Handle is sealed.
 type Lease struct {
-	ID       string     `json:"id"`
+	ID string `json:"id"`
+	// Of is the lease for which the credential was minted, if that is another: one
+	// whose record was closed before the answer came.
+	Of       string     `json:"of,omitempty"`
 	Version  int        `json:"version"`
 	State    LeaseState `json:"state"`
 	Provider string     `json:"provider"`

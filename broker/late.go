@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // abandon queues the end of whatever minting came to: also of a lease that was ended
@@ -11,7 +12,8 @@ import (
 // answered with, nil if it did not. The first attempt is made by the reaper, at once.
 //
 // Until an intent's deadline its record is open (see settle), and takes the handle.
-// After that it is closed, and stays so: what came even later is ended from here.
+// After that it is closed, and stays so: what came even later gets a record of its own.
+// So does a handle that the ledger could not be given.
 func (b *Broker) abandon(ctx context.Context, l Lease, handle []byte) {
 	for try := 0; ; try++ {
 		err := b.giveUp(ctx, l.ID, handle)
@@ -20,15 +22,16 @@ func (b *Broker) abandon(ctx context.Context, l Lease, handle []byte) {
 			b.nudge()
 			return
 		case errors.Is(err, errLeaseClosed) || errors.Is(err, ErrNotFound):
-			if handle != nil {
-				go b.endClosed(ctx, l, handle)
-			}
-			return
-		case !errors.Is(err, ErrConflict) || try == 10:
+		case errors.Is(err, ErrConflict) && try < 10:
+			continue
+		default:
 			// The deadline of the intent comes, and then the reaper finds it.
 			b.log.ErrorContext(ctx, "close an abandoned lease", "lease", l.ID, "error", err)
-			return
 		}
+		if handle != nil {
+			b.endLate(ctx, l, handle)
+		}
+		return
 	}
 }
 
@@ -63,31 +66,44 @@ func (b *Broker) giveUp(ctx context.Context, id string, handle []byte) error {
 	return b.ledger.Update(ctx, l)
 }
 
-// endClosed ends what a lease minted whose record is closed. No reaper looks at it
-// again, so it is tried from here until it is ended, has run out, or is given up
-// with an alarm.
-func (b *Broker) endClosed(ctx context.Context, l Lease, handle []byte) {
-	sealed, err := b.sealer.Seal(handle, handleContext(&l))
-	if err != nil {
-		b.log.ErrorContext(ctx, "seal handle", "lease", l.ID, "error", err)
-		return
-	}
-	l.State, l.Why, l.Handle = Closed, "failed", sealed
-	for try := 1; ; try++ {
-		o, err := b.revokeUpstream(ctx, &l)
-		if err == nil && o.State.Final() {
-			l.Outcome, l.Until, l.Note = o.State, o.Until, o.Note
-			break
+// endLate has the reaper end what a lease minted whose own record takes no handle any
+// more: by a lease beside it, which is closing from the first. It is in the journal
+// before anything else, so that `stint recover` finds it should this process end
+// while the store is away.
+func (b *Broker) endLate(ctx context.Context, l Lease, handle []byte) {
+	late := l
+	late.ID, late.Of, late.Version = newLeaseID(), l.mintedAs(), 0
+	late.State, late.Why, late.Next, late.Deadline = Closing, "failed", b.now(), time.Time{}
+	late.Attempts, late.Outcome, late.Until, late.Note = 0, "", time.Time{}, "its answer came late"
+	err := func() (err error) {
+		if late.Handle, err = b.sealer.Seal(handle, handleContext(&late)); err != nil {
+			return err
 		}
-		b.log.WarnContext(ctx, "what came too late could not be ended", "lease", l.ID, "provider", l.Provider, "attempt", try, "error", err)
+		frame, err := leaseFrame(&late)
+		if err != nil {
+			return err
+		}
+		return b.recorder.Keep(frame)
+	}()
+	if err != nil {
+		b.log.ErrorContext(ctx, "journal what came late", "lease", l.ID, "error", err)
+	}
+	go b.createLate(ctx, &late)
+}
+
+// createLate writes the record of what came late, as soon as the ledger takes it.
+func (b *Broker) createLate(ctx context.Context, late *Lease) {
+	for try := 1; ; try++ {
+		err := b.ledger.Create(ctx, late)
+		if err == nil || errors.Is(err, ErrConflict) { // a try of which we heard nothing had succeeded
+			b.nudge()
+			return
+		}
+		b.log.WarnContext(ctx, "what came late could not be written down", "lease", late.Of, "attempt", try, "error", err)
 		if try == stuckAfter {
-			l.Outcome, l.Note = Stuck, "it came after its lease was closed"
-			b.alarm(ctx, fmt.Sprintf("a credential of upstream %s came too late and could not be ended: lease %s", l.Provider, l.ID), b.index.Head().Pos)
-			break
+			b.alarm(ctx, fmt.Sprintf("a credential of upstream %s came late and the store cannot be told: lease %s; stint recover brings it back", late.Provider, late.Of), b.index.Head().Pos)
+			return
 		}
 		pause(ctx, min(firstRetry<<(try-1), maxRetry))
-	}
-	if err := b.recordLease(ctx, &l); err != nil {
-		b.complain(ctx, "record the outcome of a lease", err)
 	}
 }

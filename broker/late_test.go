@@ -2,9 +2,11 @@ package broker_test
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -173,4 +175,55 @@ func (u *upstream) every() []string {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return slices.Collect(maps.Keys(u.minted))
+}
+
+// What comes late is written down before anything is done about it: any replica ends
+// it, also if the one that got the answer is no more, or if the store is away.
+func TestWhatComesLateIsARecordOfItsOwn(t *testing.T) {
+	for name, away := range map[string]bool{"at once": false, "when the store is back": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			first, _ := w.must(nil)
+			cfg, deps := w.settings()
+			cfg.MintTimeout = 10 * time.Millisecond
+			b, err := broker.New(cfg, deps) // its loops never run
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := b.Start(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			w.b, w.upstream.block = b, make(chan struct{})
+			if _, err := w.exchange(w.vend(first.Token, nil)); broker.CodeOf(err) != broker.Unavailable {
+				t.Fatal(err)
+			}
+			id := w.upstream.every()[0]
+			theirs := &record{}
+			other := w.broker("r2", theirs, broker.Head{})
+			w.run(other)
+			eventually(t, "it is ended", func() bool { return w.lease(id).Outcome == broker.Revoked })
+			w.clock.move(11 * time.Second)
+			eventually(t, "it is closed", func() bool { return w.lease(id).State == broker.Closed })
+			if away {
+				w.store.fail(errors.New("gone"))
+			}
+			events := theirs.count(audit.KindLease)
+			w.upstream.revive(id)
+			close(w.upstream.block)
+			eventually(t, "the journal has what came", func() bool {
+				return slices.ContainsFunc(w.record.leases(t), func(l *broker.Lease) bool {
+					return l.Of == id && l.State == broker.Closing && strings.Contains(string(l.Handle), "handle of "+id)
+				})
+			})
+			if w.store.fail(nil); w.upstream.living() != 1 && away {
+				t.Error("it was ended while the store was away")
+			}
+			eventually(t, "the other ends it", func() bool { return w.upstream.living() == 0 })
+			eventually(t, "and records it", func() bool { return theirs.count(audit.KindLease) > events })
+			if e := theirs.last(t, audit.KindLease); e.Lease.ID != id || e.Lease.Outcome != string(broker.Revoked) {
+				t.Errorf("event %+v", e.Lease)
+			}
+			eventually(t, "nothing stays open", func() bool { n, err := w.store.Open(context.Background()); return err == nil && n == 0 })
+		})
+	}
 }

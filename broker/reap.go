@@ -106,7 +106,7 @@ func (b *Broker) revokeUpstream(ctx context.Context, l *Lease) (Outcome, error) 
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.RevokeTimeout)
 	defer cancel()
 	return safely(func() (Outcome, error) {
-		return p.Revoke(ctx, RevokeLease{Lease: l.ID, Handle: handle, Expires: l.Expires})
+		return p.Revoke(ctx, RevokeLease{Lease: l.mintedAs(), Handle: handle, Expires: l.Expires})
 	})
 }
 
@@ -178,7 +178,7 @@ func leaseEvent(l *Lease) *audit.Event {
 		Party:  audit.Party{Client: l.Client, Agent: l.Agent, Subject: l.Subject, Session: l.Session},
 		Target: audit.Target{Resource: l.Resource, Provider: l.Provider},
 		Lease: &audit.Lease{
-			ID: l.ID, Provider: l.Provider, State: string(l.State), Expires: l.Expires.Unix(), Outcome: string(l.Outcome),
+			ID: l.mintedAs(), Provider: l.Provider, State: string(l.State), Expires: l.Expires.Unix(), Outcome: string(l.Outcome),
 		},
 		Reason: l.Why,
 	}
@@ -189,6 +189,14 @@ func leaseEvent(l *Lease) *audit.Event {
 		e.Outcome = audit.Failed
 	}
 	return e
+}
+
+// mintedAs is the id by which the upstream knows what a lease is of.
+func (l *Lease) mintedAs() string {
+	if l.Of != "" {
+		return l.Of
+	}
+	return l.ID
 }
 
 // leaseFrame is a lease as the journal keeps it.
