@@ -274,7 +274,7 @@ func TestFollowingDoesNotReadTheRecordAgain(t *testing.T) {
 	var seen []string
 	sees := func(want string) {
 		t.Helper()
-		deadline := time.Now().Add(10 * time.Second)
+		deadline := time.Now().Add(30 * time.Second)
 		for {
 			mu.Lock()
 			got := strings.Join(seen, " ")

@@ -136,7 +136,7 @@ func TestATokenIsRenewedBeforeItRunsOut(t *testing.T) {
 	setUp(t, v)
 	tune(t, v, map[string]any{"token_ttl": "2s", "token_max_ttl": "1h"})
 	s, _, d := open(t, asStint(t, v))
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if err := s.Ready(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -104,7 +104,7 @@ func within(t testing.TB, d time.Duration) context.Context {
 // eventually waits for something that another process does.
 func eventually(t testing.TB, what string, ready func() error) {
 	t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		err := ready()
 		if err == nil {
