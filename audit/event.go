@@ -23,14 +23,14 @@ type Kind string
 
 // The kinds of event.
 const (
-	KindExchange   Kind = "exchange"   // a request at the token endpoint, whatever its outcome
-	KindRevocation Kind = "revocation" // something was asked to be taken back
-	KindLease      Kind = "lease"      // what became of a lease upstream
-	KindIntrospect Kind = "consume"    // a token for one call was used up
-	KindConfig     Kind = "config"     // policy or configuration took effect, or was refused
-	KindKey        Kind = "key"        // a signing key was made, rotated or retired
-	KindService    Kind = "service"    // the server started, stopped, or lost or regained something it needs
-	KindRefusals   Kind = "refusals"   // requests of unknown clients that have no event each; see Count
+	KindExchange   Kind = "exchange"      // a request at the token endpoint, whatever its outcome
+	KindRevocation Kind = "revocation"    // something was asked to be taken back
+	KindLease      Kind = "lease"         // what became of a lease upstream
+	KindIntrospect Kind = "introspection" // a token for one call was used up, or a question about a token was refused
+	KindConfig     Kind = "config"        // policy or configuration took effect, or was refused
+	KindKey        Kind = "key"           // a signing key was made, rotated, revoked or retired
+	KindService    Kind = "service"       // the server started, stopped, or lost or regained something it needs
+	KindRefusals   Kind = "refusals"      // requests of unknown clients that have no event each; see Count
 )
 
 // Outcome says how it ended.

@@ -184,7 +184,8 @@ type Description struct {
 	// Identity lists where the upstream's own log names user, agent or lease.
 	Identity []string
 	// Sweep lists and ends what is alive upstream for leases that keep says nothing
-	// is known of; nil if the upstream cannot list. It returns the leases it ended.
+	// is known of; nil if the upstream cannot list. It returns the leases that it ended
+	// itself, not those that somebody else ended meanwhile.
 	Sweep func(ctx context.Context, keep func(lease string) bool) ([]string, error)
 	// Ready reports, without side effects, whether the upstream can be used.
 	Ready func(ctx context.Context) error

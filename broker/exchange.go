@@ -209,14 +209,23 @@ func (x *exchange) run(ctx context.Context) (*Issued, error) {
 	if err := x.lifetime(); err != nil {
 		return nil, err
 	}
-	// Last of all: a request that is refused for another reason uses nothing up.
-	if err := x.useUp(ctx); err != nil {
+	if err := x.suits(); err != nil {
 		return nil, err
 	}
 	if x.target.Provider != "" {
+		if err := x.useUp(ctx); err != nil {
+			return nil, err
+		}
 		return x.vend(ctx)
 	}
-	return x.sign(ctx)
+	c, lineage, err := x.claims()
+	if err != nil {
+		return nil, err
+	}
+	if err := x.useUp(ctx); err != nil {
+		return nil, err
+	}
+	return x.sign(ctx, c, lineage)
 }
 
 // lap notes how long a step took.
@@ -386,17 +395,13 @@ func (x *exchange) hop(id string) Hop {
 	}
 }
 
-// sign issues a token of ours.
-func (x *exchange) sign(ctx context.Context) (*Issued, error) {
-	if err := x.suits(); err != nil {
-		return nil, err
-	}
-	d := x.verdict.Decision
-	c := &Claims{
+// claims writes what a token of ours says, or refuses what it would not hold.
+func (x *exchange) claims() (c *Claims, lineage *Lineage, err error) {
+	c = &Claims{
 		Issuer: x.b.reg.Self, Audience: x.target.Resource, ClientID: x.r.Client.ID, ID: newTokenID(),
-		IssuedAt: x.now.Truncate(time.Second), Expires: x.expires, Scope: d.Granted, Details: x.details.answer,
+		IssuedAt: x.now.Truncate(time.Second), Expires: x.expires, Scope: x.verdict.Decision.Granted, Details: x.details.answer,
 	}
-	lineage := x.lineage.with(x.hop(c.ID))
+	lineage = x.lineage.with(x.hop(c.ID))
 	if lineage.Session == "" { // a client for itself: the token is its own session
 		lineage.Session = SessionID(&Token{Issuer: c.Issuer, ID: c.ID})
 	}
@@ -408,12 +413,15 @@ func (x *exchange) sign(ctx context.Context) (*Issued, error) {
 		c.Stint.Claims = x.verdict.Policy.KnownClaims(x.c.Subject.Claims)
 	}
 	if err := lineage.claim(&c.Stint); err != nil {
-		return nil, refused("subject token", "%w", err)
+		return nil, nil, refused("subject token", "%w", err)
 	}
-	var err error
-	if c.Actors, err = x.actors(); err != nil {
-		return nil, err
-	}
+	c.Actors, err = x.actors()
+	return c, lineage, err
+}
+
+// sign issues a token of ours.
+func (x *exchange) sign(ctx context.Context, c *Claims, lineage *Lineage) (*Issued, error) {
+	d := x.verdict.Decision
 	raw, err := x.b.tokens.Sign(ctx, c)
 	if err != nil {
 		return nil, fmt.Errorf("sign token: %w", err)

@@ -416,9 +416,11 @@ func (u *upstream) sweep(_ context.Context, keep func(string) bool) (ended []str
 	for _, id := range ids {
 		if !keep(id) {
 			u.mu.Lock()
-			delete(u.alive, id)
+			if _, still := u.alive[id]; still { // the reaper may have been quicker
+				delete(u.alive, id)
+				ended = append(ended, id)
+			}
 			u.mu.Unlock()
-			ended = append(ended, id)
 		}
 	}
 	return ended, nil

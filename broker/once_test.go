@@ -126,6 +126,23 @@ func TestAnExchangeUsesUpATokenForOneUse(t *testing.T) {
 	}
 }
 
+// Nor does one that is refused for what its answer would be.
+func TestAnAnswerThatCannotBeMadeUsesNothingUp(t *testing.T) {
+	w := newWorld(t)
+	_, tok := w.forOnce()
+	long := *tok
+	for len(long.Actors) < broker.MaxHops {
+		long.Actors = append(long.Actors[:len(long.Actors):len(long.Actors)], broker.Actor{Issuer: idp, Subject: "helper-at-idp"})
+	}
+	raw := w.tokens.put(&long)
+	if _, err := w.exchange(w.on(raw)); broker.CodeOf(err) != broker.BadToken || !strings.Contains(err.Error(), "a chain of more than 10 actors") {
+		t.Fatal(err)
+	}
+	if !w.introspect("files-mcp", raw, false) {
+		t.Error("it was used up")
+	}
+}
+
 func TestWhatIsMadeFromATokenForOneUseIsForOneUse(t *testing.T) {
 	w := newWorld(t)
 	raw, _ := w.forOnce()

@@ -48,14 +48,9 @@ func (x *exchange) unused(ctx context.Context, which string, t *Token) error {
 	return nil
 }
 
-// useUp uses up what the request is made with.
+// useUp uses up what the request is made with. It is the last that refuses: a request
+// that is refused for another reason uses nothing up.
 func (x *exchange) useUp(ctx context.Context) error {
-	if !x.subject.forOneUse() && !x.actor.forOneUse() {
-		return nil
-	}
-	if err := x.suits(); err != nil {
-		return err
-	}
 	for _, u := range []struct {
 		which string
 		token *Token

@@ -20,9 +20,6 @@ func (x *exchange) vend(ctx context.Context) (*Issued, error) {
 	b := x.b
 	p := b.reg.Providers[x.target.Provider]
 	d := p.Describe()
-	if err := x.fits(d); err != nil {
-		return nil, err
-	}
 	l, err := x.intend(ctx)
 	if err != nil {
 		return nil, err
