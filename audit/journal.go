@@ -38,6 +38,7 @@ const MaxFrame = 1 << 20
 //	 0  "STINTJ01"
 //	 8  sequence of the first frame   uint64, little-endian, as all that follow
 //	16  batch before the first frame  uint32, then zeros
+//	24  length of the file            uint64; 0: not said. Then zeros
 //	60  CRC-32C                       uint32, of bytes 0 to 59
 //
 // A frame:

@@ -176,7 +176,6 @@ func filled(t testing.TB) (dir, path string) {
 func TestATornWriteIsCutOff(t *testing.T) {
 	for name, change := range map[string]func([]byte) []byte{
 		"half of the last frame":      func(b []byte) []byte { i := bytes.Index(b, []byte("third")); clear(b[i+2:]); return b },
-		"the file ends in it":         func(b []byte) []byte { i := bytes.Index(b, []byte("third")); return b[:i+2] },
 		"only its header was written": func(b []byte) []byte { i := bytes.Index(b, []byte("third")); clear(b[i:]); return b },
 		"only its payload":            func(b []byte) []byte { i := bytes.Index(b, []byte("third")); clear(b[i-24 : i]); return b },
 		"garbage in its place": func(b []byte) []byte {
@@ -215,6 +214,9 @@ func TestDamageIsNotTakenForATornWrite(t *testing.T) {
 		"another number": func(b []byte) []byte {
 			return append([]byte("STINTJ02"), b[8:]...)
 		},
+		"a file that ends within a frame":   func(b []byte) []byte { return b[:bytes.Index(b, []byte("third"))+2] },
+		"a file without its last frames":    func(b []byte) []byte { return b[:bytes.Index(b, []byte("second"))-24] },
+		"a file without its last zero byte": func(b []byte) []byte { return b[:len(b)-1] },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, path := filled(t)

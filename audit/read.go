@@ -118,6 +118,14 @@ func (r *Reader) enter(name string, f *os.File) error {
 	case r.seq != 0 && first != r.seq+1:
 		return r.damaged(fmt.Sprintf("it begins with frame %d, the one before ended with %d", first, r.seq))
 	}
+	// A file is as long as it was made, whatever is in it: a shorter one has lost its end.
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("size of segment: %w", err)
+	}
+	if made := binary.LittleEndian.Uint64(header[24:]); uint64(info.Size()) < made {
+		return r.damaged(fmt.Sprintf("the file was cut short: %d of %d bytes are left", info.Size(), made))
+	}
 	r.seq, r.at, r.batch, r.more = first-1, headerSize, binary.LittleEndian.Uint32(header[16:]), false
 	return nil
 }

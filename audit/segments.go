@@ -86,10 +86,15 @@ func (j *Journal) begin() error {
 // adopt gives a zeroed file its header and its name, and appends to it from now
 // on.
 func (j *Journal) adopt(f *os.File, first uint64) error {
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("size of segment: %w", err)
+	}
 	header := make([]byte, headerSize)
 	copy(header, magic)
 	binary.LittleEndian.PutUint64(header[8:], first)
 	binary.LittleEndian.PutUint32(header[16:], j.batches)
+	binary.LittleEndian.PutUint64(header[24:], uint64(info.Size()))
 	binary.LittleEndian.PutUint32(header[headerSize-4:], crc32.Checksum(header[:headerSize-4], castagnoli))
 	if _, err := f.WriteAt(header, 0); err != nil {
 		return fmt.Errorf("write header: %w", err)
@@ -176,7 +181,7 @@ func (j *Journal) recover() error {
 	}
 	j.seg, j.at, j.seq, j.batches = appendTo(f, f.Name(), r.at), r.at, r.seq, r.batch
 	j.size = max(j.size, info.Size())
-	if info.Size() < j.size { // the configured size grew, or the file was copied without its zeros
+	if info.Size() < j.size { // the configured size grew
 		return j.rotate(0)
 	}
 	return nil

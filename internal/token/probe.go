@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"sync"
+
+	"github.com/stint-dev/stint/broker"
 )
 
 // Probe fetches the keys of all issuers and clients that publish theirs, once and
@@ -28,7 +30,7 @@ func Probe(ctx context.Context, cfg Config, client *http.Client) (issuers, clien
 	}
 	for id, keys := range cfg.Clients {
 		if keys.JWKSURI != "" {
-			probe(clients, id, &source{jwksURI: keys.JWKSURI, algs: clientAlgorithms, client: client})
+			probe(clients, id, &source{jwksURI: keys.JWKSURI, algs: broker.ClientAlgorithms, client: client})
 		}
 	}
 	wait.Wait()
@@ -37,4 +39,6 @@ func Probe(ctx context.Context, cfg Config, client *http.Client) (issuers, clien
 
 // ParseClientKeys reads the JWK set of a client that authenticates by assertion,
 // strictly.
-func ParseClientKeys(jwks []byte) (*Set, error) { return ParseKeys(jwks, clientAlgorithms, true) }
+func ParseClientKeys(jwks []byte) (*Set, error) {
+	return ParseKeys(jwks, broker.ClientAlgorithms, true)
+}

@@ -105,9 +105,6 @@ type ClientKeys struct {
 	JWKSURI string
 }
 
-// clientAlgorithms are those that client assertions may be signed with.
-var clientAlgorithms = []string{"ES256", "ES384", "PS256", "RS256", "EdDSA"}
-
 // Service verifies and signs tokens. It is the broker's Tokens.
 type Service struct {
 	cfg     Config
@@ -153,7 +150,7 @@ func New(cfg Config, ring *Ring, client *http.Client) (*Service, error) {
 	}
 	for id, keys := range cfg.Clients {
 		if keys.JWKSURI != "" {
-			s.clients[id] = &source{jwksURI: keys.JWKSURI, algs: clientAlgorithms, client: client, now: cfg.Now}
+			s.clients[id] = &source{jwksURI: keys.JWKSURI, algs: broker.ClientAlgorithms, client: client, now: cfg.Now}
 			continue
 		}
 		set, err := ParseClientKeys(keys.JWKS)
