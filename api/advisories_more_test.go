@@ -62,14 +62,30 @@ func TestAdvisory_CVE_2026_27840_ZITADEL(t *testing.T) {
 	w.granted(t, "the secret", login(w.secret.Reveal()))
 }
 
-// ZITADEL: of a JWT identity provider neither aud nor exp and iat were looked at.
+// ZITADEL: of a JWT identity provider aud was not looked at.
 func TestAdvisory_CVE_2026_55669_ZITADEL(t *testing.T) {
 	t.Parallel()
 	w := newTarget(t, options{})
-	for name, change := range map[string]map[string]any{
-		"aud": {"aud": "https://other.test"}, "no aud": {"aud": nil}, "exp": {"exp": "-1h", "iat": "-2h"}, "no exp": {"exp": nil}, "iat": {"iat": "+1h", "exp": "+2h"}, "no iat": {"iat": nil},
-		"nbf": {"nbf": "+1h"}, "iss": {"iss": "https://stranger.test"}, "no iss": {"iss": nil}, "no sub": {"sub": nil},
-	} {
+	w.refusedEverywhere(t, map[string]map[string]any{
+		"aud": {"aud": "https://other.test"}, "no aud": {"aud": nil}, "iss": {"iss": "https://stranger.test"}, "no iss": {"iss": nil}, "no sub": {"sub": nil},
+	})
+	w.refused(t, "assertion: no iss", w.asserted(w.assertion(map[string]any{"iss": nil})), badLogin("no claim iss"))
+}
+
+// ZITADEL: of a JWT identity provider exp and iat were not looked at.
+func TestAdvisory_GHSA_wxg7_w2v3_w38g_ZITADEL(t *testing.T) {
+	t.Parallel()
+	newTarget(t, options{}).refusedEverywhere(t, map[string]map[string]any{
+		"exp": {"exp": "-1h", "iat": "-2h"}, "no exp": {"exp": nil}, "iat": {"iat": "+1h", "exp": "+2h"}, "no iat": {"iat": nil},
+		"nbf": {"nbf": "+1h"},
+	})
+}
+
+// refusedEverywhere wants tokens with changed claims refused as subject, as actor, as
+// the token of a job, and as a client's assertion.
+func (w *target) refusedEverywhere(t *testing.T, changes map[string]map[string]any) {
+	t.Helper()
+	for name, change := range changes {
 		w.refused(t, "subject: "+name, w.exchange(w.token("idp", "at+jwt", change)), badSubject("token"))
 		robot := map[string]any{"sub": "robot"}
 		job := map[string]any{"client_id": nil, "groups": nil, "auth_time": nil, "sid": nil, "repository": "acme/web", "scope": "ci:read"}
@@ -83,7 +99,6 @@ func TestAdvisory_CVE_2026_55669_ZITADEL(t *testing.T) {
 			w.refused(t, "assertion: "+name, w.asserted(w.assertion(change)), badLogin("assertion"))
 		}
 	}
-	w.refused(t, "assertion: no iss", w.asserted(w.assertion(map[string]any{"iss": nil})), badLogin("no claim iss"))
 }
 
 // ZITADEL: a code or refresh token was good for whichever client brought it.

@@ -159,18 +159,15 @@ type metadata struct {
 	IDTokenAlgorithms     []string `json:"id_token_signing_alg_values_supported,omitempty"`
 }
 
-// clientAlgorithms are those of client assertions.
-var clientAlgorithms = []string{"ES256", "ES384", "PS256", "RS256", "EdDSA"}
-
 func (s *Server) newMetadata(openID bool) metadata {
 	methods := []string{"client_secret_basic", "client_secret_post", "private_key_jwt"}
 	m := metadata{
 		Issuer: s.cfg.Issuer, TokenEndpoint: s.cfg.Issuer + "/oauth2/token",
 		RevocationEndpoint: s.cfg.Issuer + "/oauth2/revoke", IntrospectionEndpoint: s.cfg.Issuer + "/oauth2/introspect",
 		JWKSURI: s.cfg.Issuer + "/oauth2/jwks", GrantTypes: []string{broker.TokenExchange, broker.ClientCredentials},
-		ResponseTypes: []string{}, AuthMethods: methods, AuthAlgorithms: clientAlgorithms,
-		RevocationMethods: methods, RevocationAlgorithms: clientAlgorithms,
-		IntrospectMethods: methods, IntrospectAlgorithms: clientAlgorithms,
+		ResponseTypes: []string{}, AuthMethods: methods, AuthAlgorithms: broker.ClientAlgorithms,
+		RevocationMethods: methods, RevocationAlgorithms: broker.ClientAlgorithms,
+		IntrospectMethods: methods, IntrospectAlgorithms: broker.ClientAlgorithms,
 		DetailsTypes: s.cfg.DetailsTypes,
 	}
 	if openID {

@@ -25,6 +25,9 @@ type Tokens interface {
 	Sign(ctx context.Context, c *Claims) (secret.String, error)
 }
 
+// ClientAlgorithms are those that client assertions may be signed with.
+var ClientAlgorithms = []string{"ES256", "ES384", "PS256", "RS256", "EdDSA"}
+
 // Use is what a verified token is, by its type and claims, never by what the
 // presenter called it.
 type Use string

@@ -175,3 +175,20 @@ func TestAttackRedirectInside(t *testing.T) {
 		t.Errorf("%d redirects were followed", inside)
 	}
 }
+
+// ZITADEL: a list of forbidden addresses that other spellings of them, and names that
+// lead to them, got around.
+func TestAdvisory_CVE_2026_55671_ZITADEL(t *testing.T) {
+	for name, spelt := range map[string][]string{
+		"loopback": {"127.0.0.1", "127.0.0.2", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]", "0.0.0.0", "[::]", "localhost"},
+		"metadata": {"169.254.169.254", "[::ffff:169.254.169.254]", "[64:ff9b::a9fe:a9fe]", "[2002:a9fe:a9fe::]"},
+		"private":  {"10.0.0.1", "[::ffff:10.0.0.1]", "[fd00::1]", "[fe80::1]"},
+	} {
+		for _, host := range spelt {
+			client := New(Policy{Hosts: []string{"idp.example"}, Public: true})
+			if err := get(client, "https://"+host+"/"); !errors.Is(err, ErrAddress) {
+				t.Errorf("%s, as %s: %v", name, host, err)
+			}
+		}
+	}
+}

@@ -208,7 +208,6 @@ func (s *Service) Verify(ctx context.Context, raw secret.String) (*broker.Token,
 	if t := s.cache.get(key, now); t != nil {
 		return t, nil
 	}
-	ours := s.ring.generation() // before its key is looked up
 	t, err := parseJWS(text)
 	if err != nil {
 		return nil, refuse("%w", err)
@@ -226,9 +225,9 @@ func (s *Service) Verify(ctx context.Context, raw secret.String) (*broker.Token,
 	if err != nil {
 		return nil, refuse("%w", err)
 	}
-	c := &cached{key: key, token: &p.Token, keys: s.ring, state: ours}
+	c := &cached{key: key, token: &p.Token, keys: s.ring}
 	if from == nil {
-		err = s.verifyOurs(t, p, now)
+		c.state, err = s.verifyOurs(t, p, now)
 	} else {
 		c.keys = from.keys
 		c.state, err = from.verify(ctx, t, p)
@@ -250,19 +249,19 @@ func (s *Service) Verify(ctx context.Context, raw secret.String) (*broker.Token,
 }
 
 // verifyOurs checks a token that says it is ours.
-func (s *Service) verifyOurs(t *jws, p *payload, now time.Time) error {
-	k := s.ring.find(t.joseHeader, now)
+func (s *Service) verifyOurs(t *jws, p *payload, now time.Time) (state uint64, err error) {
+	k, state := s.ring.find(t.joseHeader, now)
 	if k == nil {
-		return fmt.Errorf("no key of ours is %q", printable(t.kid))
+		return 0, fmt.Errorf("no key of ours is %q", printable(t.kid))
 	}
 	if err := t.verify(k); err != nil {
-		return err
+		return 0, err
 	}
 	if t.typ != "at+jwt" || p.Stint == nil || p.ID == "" || p.ClientID == "" || p.Subject == "" || len(p.Audience) != 1 {
-		return errors.New("a token of ours of another kind")
+		return 0, errors.New("a token of ours of another kind")
 	}
 	p.Ours, p.Use, p.Type, p.KeyID = true, broker.AccessToken, t.typ, t.kid
-	return nil
+	return state, nil
 }
 
 // verify checks a token of a foreign issuer.
