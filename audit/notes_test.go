@@ -83,6 +83,23 @@ func TestWhatIsNotedIsWrittenWithinAMomentWithOneSync(t *testing.T) {
 	})
 }
 
+// Of those that come at once as many are kept as the burst says, to the one.
+func TestABurstIsAsLargeAsItSays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, dir := noting(t, &keys{}, audit.LogConfig{NoteRate: 1, NoteBurst: 3})
+		for i := range 10 {
+			note(t, l, fmt.Sprint(i), "")
+		}
+		if err := l.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		all := events(t, dir)
+		if last := all[len(all)-1]; len(all) != 4 || last.Kind != audit.KindRefusals || last.Count != 7 {
+			t.Errorf("%d events, the last %+v", len(all), last)
+		}
+	})
+}
+
 func TestAStrangerFillsTheRecordAtTheRateAllowedAndNoFaster(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := &keys{}

@@ -233,6 +233,11 @@ func TestATokenForOneCallIsUsedOnce(t *testing.T) {
 	if _, err := w.b.Introspect(ctx, mcpServer, first.Token, true, "r"); broker.CodeOf(err) != broker.Unavailable {
 		t.Errorf("without the store: %v", err)
 	}
+	w.store.fail(nil)
+	w.record.down = errors.New("full")
+	if i, err := w.b.Introspect(ctx, mcpServer, first.Token, true, "r"); broker.CodeOf(err) != broker.Unavailable {
+		t.Errorf("without the record: %+v, %v", i, err)
+	}
 }
 
 // What is revoked, disabled or gone is so in every grant type and at every door:

@@ -240,6 +240,38 @@ func TestWithoutARecordThereIsNoCredential(t *testing.T) {
 	}
 }
 
+// What happens while a credential is made is looked at when it is there, not only
+// when somebody has come to mark its lease.
+func TestWhatHappensWhileACredentialIsMade(t *testing.T) {
+	for name, tc := range map[string]struct {
+		then func(w *world)
+		want broker.Code
+	}{
+		"its subject is revoked, and nobody marks the lease": {func(w *world) {
+			if _, err := w.b.Revoke(context.Background(), broker.Revocation{Selector: broker.Selector{Subject: idp + "#alice"}}); err != nil {
+				w.t.Error(err)
+			}
+		}, broker.BadToken},
+		"the replica stops being current": {func(w *world) { w.clock.move(time.Second) }, broker.Unavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t) // whose loops do not run
+			first, _ := w.must(nil)
+			done := false
+			w.record.hook = func(at string) {
+				if at == "record" && !done {
+					done = true
+					tc.then(w)
+				}
+			}
+			got, err := w.exchange(w.vend(first.Token, nil))
+			if !done || broker.CodeOf(err) != tc.want {
+				t.Errorf("handed out %+v, %v", got, err)
+			}
+		})
+	}
+}
+
 // A revocation at any step between request and answer: either nothing is handed
 // out, or what was handed out is ended. The steps are found by counting them.
 func TestRevokeRacesMintAtEveryStep(t *testing.T) {

@@ -305,15 +305,16 @@ func (s *ringState) signing(now time.Time) *ownKey {
 	return s.keys[0]
 }
 
-// find returns one of our keys for verifying. A key that is not to sign any more
-// verifies until the last of its tokens has run out.
-func (r *Ring) find(h joseHeader, now time.Time) *Key {
-	for _, k := range r.state.Load().keys {
+// find returns one of our keys for verifying, and the generation that it is of. A
+// key that is not to sign any more verifies until the last of its tokens has run out.
+func (r *Ring) find(h joseHeader, now time.Time) (*Key, uint64) {
+	s := r.state.Load()
+	for _, k := range s.keys {
 		if k.id == h.kid && k.alive(now, r.cfg.Retain) {
-			return &k.Key
+			return &k.Key, uint64(s.version)
 		}
 	}
-	return nil
+	return nil, 0
 }
 
 // sign makes a JWS of a payload with the key that signs now.

@@ -155,7 +155,7 @@ func TestRevokingAKeyDoesNotBringBackTheOneBefore(t *testing.T) {
 	if got := published(t, w.ring); !slices.Equal(got, []string{third.ID}) {
 		t.Errorf("published an hour after it retired: %v", got)
 	}
-	if w.ring.find(joseHeader{kid: first.ID}, w.clock.Now()) != nil {
+	if k, _ := w.ring.find(joseHeader{kid: first.ID}, w.clock.Now()); k != nil {
 		t.Error("it verifies an hour after it retired")
 	}
 	if _, err := w.ring.Rotate(ctx, true); err != nil || slices.Contains(ids(w.ring.Keys()), first.ID) {

@@ -53,12 +53,12 @@ func TestRotation(t *testing.T) {
 	if states[0].State != "retired" || states[1].State != "active" || !states[0].Until.Equal(w.clock.Now().Add(time.Hour)) {
 		t.Errorf("states: %+v", states)
 	}
-	old := w.ring.find(joseHeader{kid: kid(t, first)}, w.clock.Now())
+	old, _ := w.ring.find(joseHeader{kid: kid(t, first)}, w.clock.Now())
 	if old == nil {
 		t.Error("the old key does not verify what is still alive")
 	}
 	w.clock.Move(time.Hour)
-	if w.ring.find(joseHeader{kid: kid(t, first)}, w.clock.Now()) != nil {
+	if k, _ := w.ring.find(joseHeader{kid: kid(t, first)}, w.clock.Now()); k != nil {
 		t.Error("the old key verifies forever")
 	}
 	at, err := w.ring.Rotate(ctx, true)
