@@ -22,10 +22,6 @@ import (
 // Sign implements [broker.Tokens]. The payload is assembled by hand: it is on
 // the path of every exchange, and has one form.
 func (s *Service) Sign(_ context.Context, c *broker.Claims) (secret.String, error) {
-	claim, err := json.Marshal(&c.Stint)
-	if err != nil {
-		return secret.String{}, fmt.Errorf("encode claims: %w", err)
-	}
 	b := make([]byte, 0, 1024)
 	b = append(b, `{"iss":`...)
 	b = strictjson.AppendString(b, c.Issuer)
@@ -62,13 +58,43 @@ func (s *Service) Sign(_ context.Context, c *broker.Claims) (secret.String, erro
 	if len(c.Details) > 0 {
 		b = append(append(b, `,"authorization_details":`...), c.Details...)
 	}
-	b = append(append(b, `,"stint":`...), claim...)
+	b, err := appendStint(append(b, `,"stint":`...), &c.Stint)
+	if err != nil {
+		return secret.String{}, fmt.Errorf("encode claims: %w", err)
+	}
 	b = append(b, '}')
 	if n := len(b)*4/3 + 256; n > MaxSize {
 		return secret.String{}, fmt.Errorf("a token of more than %d bytes", MaxSize)
 	}
 	text, err := s.ring.sign(b)
 	return secret.New(text), err
+}
+
+// appendStint writes our own claim. What few tokens have is left to the encoder.
+func appendStint(b []byte, c *broker.StintClaim) ([]byte, error) {
+	if c.Once || c.By != nil || c.Via != nil || c.Claims != nil {
+		claim, err := json.Marshal(c)
+		return append(b, claim...), err
+	}
+	b = strconv.AppendInt(append(b, `{"v":`...), int64(c.Version), 10)
+	b = member(b, "pos", c.Pos)
+	for _, m := range [...]struct{ name, value string }{
+		{"pol", c.Policy}, {"ses", c.Session}, {"agt", c.Agent}, {"tool", c.Tool}, {"args", c.Arguments},
+	} {
+		if m.value != "" {
+			b = member(b, m.name, m.value)
+		}
+	}
+	if r := c.Root; r != nil {
+		b = append(b, `,"root":{"iss":`...)
+		b = strictjson.AppendString(b, r.Issuer)
+		b = member(b, "jti", r.ID)
+		if r.Agent != "" {
+			b = member(b, "agt", r.Agent)
+		}
+		b = append(number(b, "at", r.Time), '}')
+	}
+	return append(b, '}'), nil
 }
 
 func member(b []byte, name, value string) []byte {

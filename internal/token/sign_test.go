@@ -6,10 +6,14 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"math/big"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stint-dev/stint/broker"
 )
 
 // RFC 6979 appendix A.2.5: P-256, SHA-256.
@@ -57,4 +61,44 @@ func TestSignaturesAreTheLowerOfTwo(t *testing.T) {
 			t.Fatal("a signature is the higher of the two")
 		}
 	}
+}
+
+// Our claim is written by hand as the encoder would write it, field by field: one
+// that is new and forgotten here would be missing from every token.
+func TestOurClaimIsWhatTheEncoderWrites(t *testing.T) {
+	full := broker.StintClaim{
+		Version: 1, Pos: "1.2", Policy: `p"<é`, Session: "s", Agent: "a\n", Tool: "t", Arguments: "x", Once: true, By: []string{"t:x"},
+		Root: &broker.RootClaim{Issuer: "https://idp.test", ID: "j", Agent: "g", Time: 7}, Via: []broker.HopClaim{{ID: "h"}}, Claims: map[string]string{"c": "v"},
+	}
+	check := func(what string, c broker.StintClaim) {
+		t.Helper()
+		got, err := appendStint(nil, &c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back broker.StintClaim
+		if err := json.Unmarshal(got, &back); err != nil || !reflect.DeepEqual(back, c) {
+			t.Errorf("%s: %s reads back as %+v, %v", what, got, back, err)
+		}
+	}
+	check("nothing", broker.StintClaim{})
+	check("all", full)
+	seldom := map[string]bool{"Once": true, "By": true, "Via": true, "Claims": true}
+	common := broker.StintClaim{}
+	for i := range reflect.TypeFor[broker.StintClaim]().NumField() {
+		f := reflect.TypeFor[broker.StintClaim]().Field(i)
+		value := reflect.ValueOf(full).Field(i)
+		if value.IsZero() {
+			t.Errorf("the test has no value for %s", f.Name)
+		}
+		var one broker.StintClaim
+		reflect.ValueOf(&one).Elem().Field(i).Set(value)
+		check(f.Name, one)
+		if !seldom[f.Name] {
+			reflect.ValueOf(&common).Elem().Field(i).Set(value)
+		}
+	}
+	check("what is written by hand", common)
+	common.Root = &broker.RootClaim{Issuer: "i", ID: "j"}
+	check("a root without an agent", common)
 }
