@@ -48,7 +48,7 @@ func exchanges(ctx context.Context, s settings, out *report) error {
 		return err
 	}
 	defer b.stop()
-	fl, err := b.startFloor(ctx)
+	fl, synced, err := b.startFloor(ctx)
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func exchanges(ctx context.Context, s settings, out *report) error {
 	if err := b.starts(ctx, out); err != nil {
 		return err
 	}
-	targets, err := b.targets(fl)
+	targets, err := b.targets(fl, synced)
 	if err != nil {
 		return err
 	}
@@ -92,29 +92,31 @@ func (b *bench) stop() {
 	}
 }
 
-func (b *bench) startFloor(ctx context.Context) (*target, error) {
+func (b *bench) startFloor(ctx context.Context) (fl, synced *target, err error) {
 	path := filepath.Join(b.s.dir, "issuer.pem")
 	if err := public(path, &b.k.issuer.PublicKey); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	port, err := freePort()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	p, _, err := start(ctx, b.s.dir, "floor", "http://"+addr+"/readyz", nil, self, "floor", addr, path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	b.running = append(b.running, p)
 	in := &install{addr: addr}
-	return &target{name: "floor", process: p, addr: addr, next: func() []byte {
-		return in.request("/token", true, b.form(true))
-	}}, nil
+	at := func(path string) func() []byte {
+		return func() []byte { return in.request(path, true, b.form(true)) }
+	}
+	return &target{name: "floor", process: p, addr: addr, next: at("/token")},
+		&target{name: "floor and a bare sync", process: p, addr: addr, next: at("/synced"), only: 1}, nil
 }
 
 // form is an exchange's, with a subject token that was or was not just used.
@@ -193,8 +195,8 @@ func (b *bench) starts(ctx context.Context, out *report) error {
 	return nil
 }
 
-func (b *bench) targets(fl *target) ([]*target, error) {
-	all := []*target{fl}
+func (b *bench) targets(fl, synced *target) ([]*target, error) {
+	all := []*target{fl, synced}
 	for _, name := range []string{"embedded", "redis", "scopes", "records"} {
 		r := b.servers[name]
 		if r == nil {
@@ -283,6 +285,9 @@ func (b *bench) tell(targets []*target, out *report) {
 	for _, n := range []int{16, 1} {
 		for _, t := range targets {
 			m := t.per[n]
+			if m.count == 0 {
+				continue
+			}
 			name := fmt.Sprintf("%s, %d connections", t.name, n)
 			out.add(name+": CPU a request", median(m.cpu), "us")
 			if limit := limits[t.name][n]; limit > 0 {
@@ -297,12 +302,7 @@ func (b *bench) tell(targets []*target, out *report) {
 			for _, heat := range []string{"cold", "warm"} {
 				t, base := find("exchange, "+more+", "+heat), find("exchange, embedded, "+heat)
 				name := fmt.Sprintf("exchange, %s, %d connections, against 10,000 scopes and 10,000 records: %s", heat, n, map[string]string{"scopes": "100,000 scopes", "records": "1,000,000 records"}[more])
-				var ratios []float64 // round by round, as those to the floor
-				for i, cpu := range t.per[n].cpu {
-					ratios = append(ratios, cpu/base.per[n].cpu[i])
-				}
-				ratio := median(ratios)
-				if n == 16 {
+				if ratio := t.against(base, n); n == 16 {
 					out.atMost(name, ratio, "x", 1.05)
 				} else {
 					out.add(name, ratio, "x")
@@ -310,6 +310,20 @@ func (b *bench) tell(targets []*target, out *report) {
 			}
 		}
 	}
+	for _, heat := range []string{"cold", "warm"} {
+		ratio := find("exchange, embedded, "+heat).against(find("floor and a bare sync"), 1)
+		out.add("exchange, embedded, "+heat+", 1 connections: CPU against the floor and a bare sync", ratio, "x")
+	}
+}
+
+// against is what a request costs against one of another target, round by round, each
+// by its own floor.
+func (t *target) against(other *target, n int) float64 {
+	var ratios []float64
+	for i, r := range t.per[n].ratios {
+		ratios = append(ratios, r/other.per[n].ratios[i])
+	}
+	return median(ratios)
 }
 
 // memory runs up to 100,000 exchanges and looks whether memory stays flat.

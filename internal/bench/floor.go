@@ -20,7 +20,8 @@ import (
 )
 
 // floor is the least that an exchange costs: one echo handler that parses the
-// form, verifies RS256 and signs ES256 with the standard library.
+// form, verifies RS256 and signs ES256 with the standard library. At /synced it
+// writes and syncs a file before it answers as well, as one does that keeps a record.
 func floor(addr, keyFile string) error {
 	text, err := os.ReadFile(keyFile)
 	if err != nil {
@@ -43,7 +44,7 @@ func floor(addr, keyFile string) error {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.GET("/readyz", func(c echo.Context) error { return c.NoContent(http.StatusOK) })
-	e.POST("/token", func(c echo.Context) error {
+	exchange := func(c echo.Context) error {
 		raw := c.FormValue("subject_token")
 		last := strings.LastIndexByte(raw, '.')
 		if last < 0 {
@@ -74,6 +75,18 @@ func floor(addr, keyFile string) error {
 			ExpiresIn   int    `json:"expires_in"`
 			Scope       string `json:"scope"`
 		}{signed + "." + base64.RawURLEncoding.EncodeToString(both[:]), "urn:ietf:params:oauth:token-type:access_token", "Bearer", 300, "s1 s7"})
+	}
+	e.POST("/token", exchange)
+	b, err := openBare(keyFile + ".bare")
+	if err != nil {
+		return err
+	}
+	record := make([]byte, 1200)
+	e.POST("/synced", func(c echo.Context) error {
+		if _, err := b.write(record, 1); err != nil { // of one connection, one at a time
+			return err
+		}
+		return exchange(c)
 	})
 	return e.Start(addr)
 }

@@ -23,6 +23,8 @@ type target struct {
 	// next returns a request as it goes over the wire. It is called from many
 	// goroutines.
 	next func() []byte
+	// only is the number of connections that it is loaded over; 0: any.
+	only int
 	// accept looks at the first answer of each connection; nil: any 200 will do.
 	accept func(body []byte) error
 
@@ -136,7 +138,8 @@ func (t *target) counted(n int, length time.Duration) (count int, cpu time.Durat
 	return t.slice(n, length-lead)
 }
 
-// measure loads all targets in turns; the first is the floor.
+// measure loads all targets in turns; the first is the floor. Before each of the
+// others the floor has a slice, which it is held against.
 func measure(ctx context.Context, s settings, targets []*target, conns []int) error {
 	if s.slice > 200*time.Millisecond {
 		return errors.New("a slice is at most 200ms")
@@ -149,27 +152,17 @@ func measure(ctx context.Context, s settings, targets []*target, conns []int) er
 	}
 	for round := range s.rounds + 1 { // the first warms up
 		for _, n := range conns {
-			fl := 0.0
-			order := rand.Perm(len(targets) - 1)
-			for k := range len(targets) {
-				t := targets[0]
-				if k > 0 {
-					t = targets[order[k-1]+1]
+			for _, i := range rand.Perm(len(targets) - 1) {
+				if only := targets[i+1].only; only != 0 && only != n {
+					continue
 				}
-				count, cpu, waits, err := t.counted(n, s.slice)
+				fl, err := targets[0].take(n, s.slice, 0, round > 0)
+				if err == nil {
+					_, err = targets[i+1].take(n, s.slice, fl, round > 0)
+				}
 				if err != nil {
 					return err
 				}
-				each := float64(cpu.Microseconds()) / float64(count)
-				if k == 0 {
-					fl = each
-				}
-				if round == 0 {
-					continue
-				}
-				m := t.per[n]
-				m.cpu, m.ratios = append(m.cpu, each), append(m.ratios, each/fl)
-				m.waits, m.count = append(m.waits, waits...), m.count+count
 			}
 			if err := ctx.Err(); err != nil {
 				return err
@@ -177,6 +170,24 @@ func measure(ctx context.Context, s settings, targets []*target, conns []int) er
 		}
 	}
 	return nil
+}
+
+// take notes a slice, if it counts, and returns what a request costs, in
+// microseconds of CPU. floor is what it costs there just before; 0: this is the floor.
+func (t *target) take(n int, length time.Duration, floor float64, counts bool) (each float64, err error) {
+	count, cpu, waits, err := t.counted(n, length)
+	if err != nil {
+		return 0, err
+	}
+	each = float64(cpu.Microseconds()) / float64(count)
+	if floor == 0 {
+		floor = each
+	}
+	if m := t.per[n]; counts {
+		m.cpu, m.ratios = append(m.cpu, each), append(m.ratios, each/floor)
+		m.waits, m.count = append(m.waits, waits...), m.count+count
+	}
+	return each, nil
 }
 
 func median(v []float64) float64 {
