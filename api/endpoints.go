@@ -304,7 +304,7 @@ func readJSON(c echo.Context, into any) error {
 	if err != nil {
 		return err
 	}
-	if err := strictjson.Decode(body, into); err != nil {
+	if err := strictjson.Decode([]byte(body), into); err != nil {
 		return bad(err.Error())
 	}
 	return nil

@@ -1,16 +1,17 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"mime"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -42,7 +43,7 @@ func (s *Server) form(c echo.Context, repeatable ...string) (url.Values, error) 
 	if err != nil {
 		return nil, err
 	}
-	values, err := url.ParseQuery(string(body))
+	values, err := url.ParseQuery(body)
 	if err != nil {
 		return nil, bad("the body is no form")
 	}
@@ -80,33 +81,35 @@ func hasType(r *http.Request, want string) bool {
 }
 
 // readBody reads a request's body, which has been limited. It may be called again.
-func readBody(r *http.Request) ([]byte, error) {
+func readBody(r *http.Request) (string, error) {
 	if b, ok := r.Body.(*bodyRead); ok {
 		return b.all, nil
 	}
-	var b bytes.Buffer
+	var b strings.Builder
 	if n := r.ContentLength; n > 0 && n <= 64<<10 { // a claim, not yet the truth
-		b.Grow(int(n) + bytes.MinRead)
+		b.Grow(int(n))
 	}
-	_, err := b.ReadFrom(r.Body)
+	piece := pieces.Get().(*[4096]byte)
+	_, err := io.CopyBuffer(&b, r.Body, piece[:])
+	pieces.Put(piece)
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return nil, errTooLarge
+		return "", errTooLarge
 	}
 	if err != nil {
-		return nil, bad("the body could not be read")
+		return "", bad("the body could not be read")
 	}
-	all := b.Bytes()
-	r.Body = &bodyRead{*bytes.NewReader(all), all}
-	return all, nil
+	r.Body = &bodyRead{*strings.NewReader(b.String()), b.String()}
+	return b.String(), nil
 }
+
+var pieces = sync.Pool{New: func() any { return new([4096]byte) }}
 
 // bodyRead is a body that is in memory.
 type bodyRead struct {
-	bytes.Reader
-	all []byte
+	strings.Reader
+	all string
 }
 
-// Close implements [io.Closer].
 func (*bodyRead) Close() error { return nil }
 
 // errTooLarge is what a body beyond the limit comes to.
@@ -301,7 +304,7 @@ func (exchangeHandler) PopulateTokenEndpointResponse(context.Context, fosite.Acc
 func writeIssued(c echo.Context, i *broker.Issued, now time.Time) error {
 	seconds := int64(i.Expires.Sub(now) / time.Second)
 	text := i.Token.Reveal()
-	size := len(text) + len(i.Details) + 512
+	size := len(text) + len(i.Details) + 256
 	if i.Document {
 		size += 2 * len(text)
 	}
