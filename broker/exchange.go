@@ -409,7 +409,7 @@ func (x *exchange) claims() (c *Claims, lineage *Lineage, err error) {
 	c.Stint.Arguments, c.Stint.Once = x.details.digest, x.details.once
 	if t := x.subject; t != nil {
 		c.AuthTime = t.AuthTime
-		c.Groups = x.verdict.Policy.KnownGroups(t.Groups)
+		c.Groups = x.verdict.Policy.KnownGroups(x.c.Subject.Groups)
 		c.Stint.Claims = x.verdict.Policy.KnownClaims(x.c.Subject.Claims)
 	}
 	if err := lineage.claim(&c.Stint); err != nil {

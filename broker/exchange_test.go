@@ -321,7 +321,11 @@ func TestForeignScopes(t *testing.T) {
 			}))
 		}
 	}
-	_, tok := w.must(job(nil))
+	_, tok := w.must(job(func(k *broker.Token) { k.Groups = []string{"engineering"} }))
+	if len(tok.Groups) != 0 {
+		t.Errorf("groups of another issuer were handed on: %v", tok.Groups)
+	}
+	_, tok = w.must(job(nil))
 	if tok.Subject != ci+"#repo:acme/web" || fmt.Sprint(tok.Stint.Claims) != "map[repository:acme/web]" {
 		t.Errorf("token %+v %+v", tok, tok.Stint)
 	}
@@ -329,6 +333,10 @@ func TestForeignScopes(t *testing.T) {
 		"without a scope":       func(k *broker.Token) { k.Scope = nil },
 		"with another scope":    func(k *broker.Token) { k.Scope = []string{"ci:write", "files:read"} },
 		"of another repository": func(k *broker.Token) { k.Claims = map[string]string{"repository": "acme/other"} },
+		// Another issuer knows that group; this one has none.
+		"in a group of another issuer": func(k *broker.Token) {
+			k.Claims, k.Groups = map[string]string{"repository": "acme/other"}, []string{"engineering"}
+		},
 		"that says it is us": func(k *broker.Token) {
 			k.Claims = map[string]string{"repository": "acme/web", "iss": self, "sub": "files-mcp"}
 			k.Claims["repository"] = "x"

@@ -118,6 +118,7 @@ func (j *Judge) caseOf(q *Question, out *Explanation) (*Case, error) {
 		c.Name, c.Others = lineage.Subject, lineage.holders()
 	case q.Subject != nil:
 		c.Subject, c.Name = *q.Subject, q.Subject.Name()
+		c.Subject.Groups = r.pinned(c.Subject.Issuer, c.Subject.Groups)
 	default:
 		c.Subject, c.Name, c.Agent = r.subject(q.Client, nil), q.Client.ID, q.Client.ID
 	}

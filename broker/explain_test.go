@@ -206,3 +206,17 @@ func TestExplainTakesASubjectWithoutAToken(t *testing.T) {
 		}
 	}
 }
+
+// Whoever asks may say any group; what counts is what the issuer may speak of.
+func TestExplainCountsGroupsAsAnExchangeDoes(t *testing.T) {
+	w := newWorld(t)
+	for issuer, want := range map[string]bool{idp: true, ci: false} {
+		e := w.judge.Explain(context.Background(), &broker.Question{
+			Client: w.reg.Clients["desktop"], Subject: &scopes.Subject{Issuer: issuer, ID: "alice", Groups: []string{"engineering"}}, Agent: "desktop",
+			Resources: []string{mcp}, Scope: "files:read", Held: &scopes.Held{Everything: true}, Now: w.clock.Now(),
+		})
+		if e.Allowed != want || want != slices.Contains(e.Groups, "engineering") {
+			t.Errorf("%s: %+v", issuer, e)
+		}
+	}
+}

@@ -225,7 +225,17 @@ func (r *Registry) subject(c *Client, t *Token) scopes.Subject {
 		}
 		s.Claims = t.Stint.Claims
 	}
+	s.Groups = r.pinned(s.Issuer, s.Groups)
 	return s
+}
+
+// pinned returns those of the groups that an issuer may speak of.
+func (r *Registry) pinned(issuer string, groups []string) []string {
+	foreign := func(g string) bool { return !r.groups[[2]string{issuer, g}] }
+	if slices.ContainsFunc(groups, foreign) {
+		return slices.DeleteFunc(slices.Clone(groups), foreign)
+	}
+	return groups
 }
 
 // held returns what a token allows by itself; nil is a client that acts for itself.

@@ -162,7 +162,8 @@ type Issuer struct {
 	// the token says who, not what), ours (they are ours, by name), or an object
 	// that maps each of its scopes to scopes at resources.
 	Scopes *ScopeUse `yaml:"scopes" check:"required"`
-	// Groups are the groups that mappings may name.
+	// Groups are the groups that mappings may name, and the only ones that count in
+	// its tokens: another issuer's group of the same name is another group.
 	Groups []string `yaml:"groups,omitempty"`
 	// AnyAgent accepts tokens that were issued to software which no agent and no
 	// client names. It then has no name for rules, and no ceiling.
@@ -229,13 +230,14 @@ type Registry struct {
 	Providers map[string]Provider
 
 	identities map[[2]string]string // (issuer, client id there) -> name of a client or agent
+	groups     map[[2]string]bool   // (issuer, a group that it may speak of)
 }
 
 // NewRegistry checks the parts against each other.
 func NewRegistry(self string, clients []*Client, agents []*Agent, issuers []*Issuer, providers map[string]Provider) (*Registry, error) {
 	r := &Registry{
 		Self: self, Clients: make(map[string]*Client), Agents: make(map[string]*Agent),
-		Issuers: make(map[string]*Issuer), Providers: providers, identities: make(map[[2]string]string),
+		Issuers: make(map[string]*Issuer), Providers: providers, identities: make(map[[2]string]string), groups: make(map[[2]string]bool),
 	}
 	var problems scopes.Problems
 	failf := func(at scopes.Pos, format string, args ...any) {
@@ -246,6 +248,9 @@ func NewRegistry(self string, clients []*Client, agents []*Agent, issuers []*Iss
 			failf(i.Pos, "issuer %s is there twice, or is our own", i.Issuer)
 		}
 		r.Issuers[i.Issuer] = i
+		for _, g := range i.Groups {
+			r.groups[[2]string{i.Issuer, g}] = true
+		}
 	}
 	claim := func(at scopes.Pos, name string, identities map[string]string) {
 		for iss, id := range identities {
@@ -298,7 +303,7 @@ func NewRegistry(self string, clients []*Client, agents []*Agent, issuers []*Iss
 func (r *Registry) World() scopes.World {
 	w := scopes.World{
 		Agents: make(map[string]*scopes.Ceiling), Clients: make(map[string]scopes.Client),
-		Issuers:   []string{r.Self}, // of clients that act for themselves
+		Self:      r.Self,
 		Providers: make(map[string]*grant.Schema),
 	}
 	for _, a := range r.Agents {

@@ -32,6 +32,7 @@ type resource struct {
 	id          string
 	version     string
 	maxLifetime time.Duration
+	subjects    string // the issuer of those that {sub} stands for; empty: nobody
 	scopes      map[string]*scope
 	tools       map[string]*tool
 	rules       []*rule
@@ -102,7 +103,7 @@ func Compile(mappings []*Mapping, world World) (*Policy, error) {
 			groups: make(map[string]bool), claims: make(map[string]bool),
 		},
 		groups:  set(world.Groups),
-		issuers: set(world.Issuers),
+		issuers: set(append([]string{world.Self}, world.Issuers...)),
 	}
 	c.ceilings()
 	for _, m := range mappings {
@@ -194,6 +195,7 @@ func (c *compiler) mapping(m *Mapping) {
 	for _, name := range slices.Sorted(maps.Keys(m.Tools)) {
 		c.tool(r, name, m.Tools[name])
 	}
+	c.subjects(r, m)
 	r.conditions = newConditions(r)
 	for _, in := range m.Rules {
 		c.rule(r, in)
@@ -202,6 +204,37 @@ func (c *compiler) mapping(m *Mapping) {
 		c.problems = append(c.problems, r.conditions.addFile(m.CedarFile, m.Cedar)...)
 	}
 	maps.Copy(c.policy.groups, r.conditions.groups)
+}
+
+// subjects finds out whose subjects {sub} stands for.
+func (c *compiler) subjects(r *resource, m *Mapping) {
+	switch in := m.SubjectIssuer; {
+	case in.Value != "":
+		if r.subjects = in.Value; !slices.Contains(c.world.Issuers, in.Value) {
+			c.failf(in.Pos, "subject_issuer: no configured issuer is %q; there are: %s", in.Value, list(slices.Values(c.world.Issuers)))
+		}
+	case len(c.world.Issuers) == 1:
+		r.subjects = c.world.Issuers[0]
+	case r.namesSubject():
+		c.failf(m.Pos, "subject_issuer is missing: of several issuers it says whose subjects {sub} stands for; there are: %s", list(slices.Values(c.world.Issuers)))
+	}
+}
+
+// namesSubject reports whether {sub} stands in a grant.
+func (r *resource) namesSubject() bool {
+	for _, s := range r.scopes {
+		if slices.ContainsFunc(s.vend, func(v vend) bool { return namesSubject(v.template) }) {
+			return true
+		}
+	}
+	for _, t := range r.tools {
+		for _, v := range t.narrow {
+			if namesSubject(v) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (c *compiler) scope(r *resource, name string, in *Scope) {

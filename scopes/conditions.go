@@ -9,6 +9,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -89,14 +90,27 @@ func (c *conditions) check(p *cedar.Policy) error {
 	return nil
 }
 
-// where is how the parser says where in its input it stopped; the input is ours.
-var where = regexp.MustCompile(`parse error at <input>:\d+:\d+ |parser error: `)
+// where is how the parser says where in its input it stopped.
+var where = regexp.MustCompile(`^parser error: (?:(?:parse error at )?<input>:(\d+):(\d+):? )?`)
+
+// syntax takes the place out of the parser's error. The line is 0 where it says none.
+func syntax(err error) (line, column int, text string) {
+	text = err.Error()
+	if m := where.FindStringSubmatch(text); m != nil {
+		if line, _ = strconv.Atoi(m[1]); line > 0 { // some errors have no place, or line 0
+			column, _ = strconv.Atoi(m[2])
+		}
+		text = text[len(m[0]):]
+	}
+	return line, column, text
+}
 
 // addWhen compiles the condition of a rule and returns its number.
 func (c *conditions) addWhen(expr string) (int, error) {
 	list, err := cedar.NewPolicyListFromBytes("", []byte("permit (principal, action, resource) when { "+expr+"\n};"))
 	if err != nil {
-		return 0, errors.New(where.ReplaceAllString(err.Error(), ""))
+		_, _, text := syntax(err) // the input is ours
+		return 0, errors.New(text)
 	}
 	// Text that ends the condition and begins something else is no condition.
 	if len(list) != 1 || len(list[0].AST().Conditions) != 1 {
@@ -114,7 +128,8 @@ func (c *conditions) addWhen(expr string) (int, error) {
 func (c *conditions) addFile(name string, text []byte) (problems Problems) {
 	set, err := cedar.NewPolicySetFromBytes(name, text)
 	if err != nil {
-		return Problems{{Pos{File: name}, err.Error()}}
+		line, column, text := syntax(err)
+		return Problems{{Pos{name, line, column}, text}}
 	}
 	for _, id := range slices.Sorted(maps.Keys(maps.Collect(set.All()))) {
 		p := set.Get(id)

@@ -371,7 +371,7 @@ func (p *Policy) Grant(req *Request, granted []string, provider string) (grant.G
 			if v.provider != provider {
 				continue
 			}
-			g, err := v.resolve(req, schema)
+			g, err := v.resolve(r, req, schema)
 			if err != nil {
 				return grant.Grant{}, err
 			}
@@ -382,7 +382,7 @@ func (p *Policy) Grant(req *Request, granted []string, provider string) (grant.G
 		}
 	}
 	if t := r.tools[req.Tool]; t != nil && t.narrow[provider] != nil {
-		filled, err := expand(t.narrow[provider], req.Subject.ID, req.Arguments)
+		filled, err := expand(t.narrow[provider], r.subject(req), req.Arguments)
 		if err != nil {
 			return grant.Grant{}, err
 		}
@@ -395,11 +395,20 @@ func (p *Policy) Grant(req *Request, granted []string, provider string) (grant.G
 	return total, nil
 }
 
-func (v *vend) resolve(req *Request, schema *grant.Schema) (grant.Grant, error) {
+// subject is what {sub} stands for; empty for subjects of other issuers, who may
+// have the same name.
+func (r *resource) subject(req *Request) string {
+	if req.Subject.Issuer != r.subjects {
+		return ""
+	}
+	return req.Subject.ID
+}
+
+func (v *vend) resolve(r *resource, req *Request, schema *grant.Schema) (grant.Grant, error) {
 	if v.template == nil {
 		return v.grant, nil
 	}
-	filled, err := expand(v.template, req.Subject.ID, req.Arguments)
+	filled, err := expand(v.template, r.subject(req), req.Arguments)
 	if err != nil {
 		return grant.Grant{}, err
 	}

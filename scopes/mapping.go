@@ -99,6 +99,10 @@ type Mapping struct {
 	// MaxLifetime is the longest that a token or credential may live. Absent: the
 	// server's own limits.
 	MaxLifetime Duration `yaml:"max_lifetime,omitempty"`
+	// SubjectIssuer is the issuer of the subjects that {sub} stands for in grants.
+	// Others may have subjects of the same name: with {sub} they get nothing. Absent:
+	// the only issuer that is configured.
+	SubjectIssuer Text `yaml:"subject_issuer,omitempty"`
 	// Scopes are the permissions that exist at the resource, by name.
 	Scopes map[string]*Scope `yaml:"scopes"`
 	// Tools are the MCP tools that a request may name instead of scopes.
@@ -219,7 +223,9 @@ type World struct {
 	// Agents and Clients are the names of the configured ones.
 	Agents  map[string]*Ceiling
 	Clients map[string]Client
-	// Issuers are the trusted issuers.
+	// Self is our own issuer identifier, of clients that act for themselves, and
+	// Issuers are those whose subjects we accept.
+	Self    string
 	Issuers []string
 	// Providers are the grant schemas of the configured upstreams, by their names.
 	Providers map[string]*grant.Schema

@@ -320,6 +320,7 @@ func TestGrant(t *testing.T) {
 	}
 	t.Run("grants that cannot be joined are refused", func(t *testing.T) {
 		text := strings.Replace(filesMapping, `repositories: ["acme/{args.repo}"], permissions: {contents: write}}`, `repositories: ["acme/{sub}"], permissions: {contents: write}}`, 1)
+		text = strings.Replace(text, "max_lifetime: 10m", "max_lifetime: 10m\nsubject_issuer: "+idp, 1)
 		text = strings.Replace(text, "    forward: {\"https://api.acme.example/files\": [read]}\n", "      github: {repositories: [acme/web], permissions: {issues: read}}\n", 1)
 		p, _ := compile(t, text, apiMapping)
 		if g, err := p.Grant(request(nil), []string{"files:read", "files:write"}, "github"); err == nil || !strings.Contains(err.Error(), "ask for one at a time") {
@@ -331,6 +332,10 @@ func TestGrant(t *testing.T) {
 		r := request(func(r *scopes.Request) { r.Subject.ID = "a/../b" })
 		if g, err := p.Grant(r, []string{"files:write"}, "github"); err == nil {
 			t.Errorf("a subject climbed: %s", g)
+		}
+		r = request(func(r *scopes.Request) { r.Subject.Issuer = ci })
+		if g, err := p.Grant(r, []string{"files:write"}, "github"); err == nil || !strings.Contains(err.Error(), "another issuer") {
+			t.Errorf("another issuer's subject of the same name: %s, %v", g, err)
 		}
 	})
 	t.Run("a grant that grew too long is refused", func(t *testing.T) {
@@ -364,6 +369,9 @@ func TestCompileRefuses(t *testing.T) {
 		"a resource that is no URI":            {change("resource: https://mcp.acme.example/files", "resource: files"), `m0.yaml:2:1: resource: "files" is no absolute URI`},
 		"a resource with a fragment":           {change("resource: https://mcp.acme.example/files", "resource: https://mcp.acme.example/files#x"), "has a fragment"},
 		"a resource with a user":               {change("resource: https://mcp.acme.example/files", "resource: https://u@mcp.acme.example/files"), "names a user"},
+		"{sub} of whom, of several issuers":    {change(`"acme/{args.repo}"`, `"acme/{sub}"`), "subject_issuer is missing"},
+		"{sub} of whom, in a tool":             {change("sales.{args.table}", "sales.{sub}"), "subject_issuer is missing"},
+		"{sub} of an unknown issuer":           {change("max_lifetime: 10m", "max_lifetime: 10m\nsubject_issuer: https://evil.example"), `m0.yaml:4:1: subject_issuer: no configured issuer is "https://evil.example"; there are: `},
 		"no scopes":                            {"resource: https://x.example/\nrules: []", "scopes: there are none"},
 		"a scope without access":               {change("    access: read\n    vend:", "    vend:"), "m0.yaml:5:3: scope files:read: access is missing"},
 		"a scope that is no token":             {change("  files:list:", `  "files list":`), "cannot be the name of a scope"},
@@ -403,6 +411,7 @@ func TestCompileRefuses(t *testing.T) {
 		"a subject without an issuer":          {change("https://idp.acme.example#carol", "carol"), "is no subject"},
 		"a subject of an unknown issuer":       {change("https://idp.acme.example#carol", "https://x.example#carol"), `no configured issuer is "https://x.example"`},
 		"approval of another kind":             {change("approval: required", "approval: maybe"), "the one value is required"},
+		"a condition with an endless text":     {change("context.time.hour >= 8 && context.time.hour < 18", "context.tool == \"x"), `m0.yaml:31:5: when: literal not terminated`},
 		"a condition that does not parse":      {change("context.time.hour >= 8 && context.time.hour < 18", "context.time.hour >="), `m0.yaml:31:5: when: ";": invalid primary`},
 		"a condition with an unknown name":     {change("context.time.hour >= 8 && context.time.hour < 18", "context.time.hours >= 8"), "when:"},
 		"a condition that compares two types":  {change("context.time.hour >= 8 && context.time.hour < 18", `context.time.hour == "8"`), "when:"},
@@ -590,7 +599,11 @@ func TestCedarFile(t *testing.T) {
 		})
 	}
 	for name, tc := range map[string]struct{ file, want string }{
-		"no Cedar":               {`permit (principal`, "files.cedar"},
+		"no Cedar":               {`permit (principal`, `files.cedar:1:18: "": exact got  want ,`},
+		"no effect":              {"// why\n\nforbidden (principal, action, resource);", `files.cedar:3:11: "(": unexpected effect: forbidden`},
+		"a text without an end":  {"permit (principal, action, resource)\nwhen { \"abc };", "files.cedar:2:8: literal not terminated"},
+		"a number too large":     {"permit (principal, action, resource) when { 99999999999999999999 == 1 };", "files.cedar: strconv.ParseInt: "},
+		"bytes that are no text": {"permit (principal, action, resource);\n\xff", "files.cedar: invalid UTF-8 encoding"},
 		"an action that is none": {`permit (principal, action == Action::"read", resource);`, "files.cedar:1:1"},
 		"a type that is none":    {`permit (principal in Team::"x", action, resource);`, "files.cedar:1:1"},
 		"a name that is none":    {"permit (principal, action, resource);\npermit (principal, action, resource) when { principal.email == \"x\" };", "files.cedar:2:1"},

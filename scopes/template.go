@@ -1,6 +1,7 @@
 package scopes
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -62,10 +63,23 @@ func walk(v any, f func(string) string) any {
 	return v
 }
 
+// namesSubject reports whether some text in v has {sub}.
+func namesSubject(v any) bool {
+	found := false
+	walk(v, func(s string) string {
+		found = found || strings.Contains(s, "{sub}")
+		return s
+	})
+	return found
+}
+
 // expand fills in the placeholders of v. Arguments come from a tool call and
-// are hostile; so may the subject be.
+// are hostile; so may the subject be. Without a subject {sub} is refused.
 func expand(v any, sub string, args map[string]any) (out any, err error) {
 	lookup := func(name string) (string, error) {
+		if name == "sub" && sub == "" {
+			return "", errors.New("{sub} stands for subjects of another issuer")
+		}
 		if name == "sub" {
 			return sub, checkFilling("the subject", sub)
 		}
