@@ -67,7 +67,7 @@ func TestTheReadmeWorksAsWritten(t *testing.T) {
 			holds(t, "../.ci/run", "\n"+line+"\n")
 		}
 	}
-	for _, a := range []string{"127.0.0.1:8080", "127.0.0.1:9464"} {
+	for _, a := range []string{"127.0.0.1:8080", "127.0.0.1:9464", "127.0.0.1:8790", "127.0.0.1:8794"} {
 		l, err := net.Listen("tcp", a)
 		if err != nil {
 			t.Fatalf("README.md serves at %s, and somebody else listens there: stop that and try again", a)
@@ -81,8 +81,9 @@ func TestTheReadmeWorksAsWritten(t *testing.T) {
 		if _, elsewhere := byItself[line]; elsewhere {
 			continue
 		}
-		if ran++; strings.HasPrefix(line, "bin/stint serve ") {
-			serveLine(t, dir, env, line)
+		ran++
+		if ready := readyAt(line); ready != nil {
+			serveLine(t, dir, env, line, ready)
 			continue
 		}
 		runLine(t, dir, env, line)
@@ -113,15 +114,31 @@ func holds(t *testing.T, file, text string) {
 	}
 }
 
+// readyAt is where the servers that a line starts say that they are ready; nothing
+// for a line that ends by itself.
+func readyAt(line string) []string {
+	switch {
+	case strings.HasPrefix(line, "bin/stint serve "):
+		return []string{"http://127.0.0.1:8080/readyz", "http://127.0.0.1:9464/metrics"}
+	case line == "bin/stint dev":
+		return []string{"http://127.0.0.1:8790/readyz", "http://127.0.0.1:8794/metrics"}
+	}
+	return nil
+}
+
 // serveLine runs a server until it is ready, and ends it.
-func serveLine(t *testing.T, dir string, env []string, line string) {
+func serveLine(t *testing.T, dir string, env []string, line string, ready []string) {
 	t.Helper()
 	logs := filepath.Join(dir, "build", "serve.log")
 	cmd := exec.Command("sh", "-euc", "exec "+line)
 	cmd.Dir, cmd.Env = dir, env
 	j := launch(t, cmd, logs)
 	j.await(t, logs, func() error {
-		return errors.Join(okay("http://127.0.0.1:8080/readyz"), okay("http://127.0.0.1:9464/metrics"))
+		var wrong []error
+		for _, url := range ready {
+			wrong = append(wrong, okay(url))
+		}
+		return errors.Join(wrong...)
 	})
 	j.stop(t, logs)
 }

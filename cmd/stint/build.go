@@ -90,8 +90,10 @@ type server struct {
 	events  *audit.Log
 	broker  *broker.Broker
 	api     *api.Server
-	broken  atomic.Pointer[string] // why the newest mappings are not in force
 	closers []func() error
+
+	mappings string                 // the state of their folder before they were read
+	broken   atomic.Pointer[string] // why the newest mappings are not in force
 }
 
 // Close closes what was opened, last first.
@@ -105,7 +107,7 @@ func (s *server) Close() error {
 
 // build opens everything. What it opened before an error is closed.
 func build(ctx context.Context, cfg *config.Config, log *slog.Logger, tel *telemetry) (_ *server, err error) {
-	s := &server{log: log}
+	s := &server{log: log, mappings: folderState(cfg.Mappings)}
 	defer func() {
 		if err != nil {
 			_ = s.Close()

@@ -19,36 +19,69 @@ import (
 	"github.com/stint-dev/stint/scopes"
 )
 
+// depth is how far a check goes; each goes as far as the one before, and farther.
+type depth int
+
+const (
+	checkAway depth = iota // the configuration, the mappings and the files that hold no secret
+	checkHere              // the secrets on this machine that the server starts with
+	checkLive              // what the server keeps, and whom it asks
+)
+
 func newCheck(g *globals) *cobra.Command {
-	var live bool
+	var live, noSecrets bool
 	c := &cobra.Command{
 		Use: "check", Short: "Check the configuration and the mappings",
 		Long: `Refuses what starting the server would refuse, and says of every mistake in which file,
-line and column it stands. Nothing is opened and nobody is asked: it can run in a
-pipeline, away from the server.
+line and column it stands. It looks at
 
-With --live it also opens the secrets and the store, and reaches every provider and the
-keys of every issuer. It only reads, and can run beside the server: what that alone may
+- the configuration, the mappings, and the keys and certificates that they name;
+- the secrets on this machine that the server starts with: the sealed file and the
+  identity that opens it, and what references to file:/PATH and env:NAME lead to, and
+  with a sealed file those to vault:PATH#FIELD.
+
+Nobody is asked, and no secret is shown. With --no-secrets it leaves out the secrets, and
+can run in a pipeline, away from the server.
+
+With --live it looks also at what there is to find out by trying only:
+
+- the data folder: whether it can be written;
+- the store, and the newest part of the audit journal: whether they can be opened;
+- Vault, and what references to vault:PATH#FIELD lead to in it;
+- every provider, the keys of every issuer, and the addresses to listen on.
+
+It changes nothing that they hold, and can run beside the server: what that alone may
 have open, an embedded store and its addresses, is reported as in use.
 
-It exits with 3 if there are mistakes, and with 1 if something cannot be reached.`,
-		Example: "  stint check --config /etc/stint/stint.yaml\n  stint check --live -o json",
+It exits with 3 if there are mistakes, and with 1 if something that was tried is not
+usable; "ok" in JSON is true where it exits with 0.`,
+		Example: "  stint check --config /etc/stint/stint.yaml\n  stint check --no-secrets --config /etc/stint/stint.yaml\n  stint check --live -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			r := check(c.Context(), g.config, live)
+			how := checkHere
+			switch {
+			case live:
+				how = checkLive
+			case noSecrets:
+				how = checkAway
+			}
+			r := check(c.Context(), g.config, how)
 			if err := g.print(c, r, r.text); err != nil {
 				return err
 			}
 			return r.err()
 		},
 	}
-	c.Flags().BoolVar(&live, "live", false, "reach what the configuration depends on as well")
+	c.Flags().BoolVar(&live, "live", false, "try what the configuration depends on as well")
+	c.Flags().BoolVar(&noSecrets, "no-secrets", false, "do not look for secrets on this machine")
+	c.MarkFlagsMutuallyExclusive("live", "no-secrets")
 	return c
 }
 
 // checkReport is what `stint check` found.
 type checkReport struct {
-	Config       string       `json:"config"`
+	Config string `json:"config"`
+	// OK says that there are no mistakes, and that all that was tried can be used.
 	OK           bool         `json:"ok"`
 	Mistakes     []mistake    `json:"mistakes,omitempty"`
 	Warnings     []mistake    `json:"warnings,omitempty"`
@@ -84,7 +117,7 @@ type summary struct {
 }
 
 // check reads the configuration as the server does.
-func check(ctx context.Context, path string, live bool) *checkReport {
+func check(ctx context.Context, path string, how depth) *checkReport {
 	ctx, cancel := context.WithCancel(ctx) // closes what providers opened
 	defer cancel()
 	r := &checkReport{Config: path}
@@ -101,23 +134,27 @@ func check(ctx context.Context, path string, live bool) *checkReport {
 			return r
 		}
 	}
-	if live {
-		l.openSecrets(ctx)
+	var wrong []error
+	if how >= checkHere {
+		wrong = l.findSecrets(ctx)
 	}
 	deps := providers.Deps{Secret: l.resolve, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
 	if l.engine != nil { // nil in an interface would be an engine
 		deps.Engine = l.engine
 	}
 	p, err := newPlan(ctx, cfg, deps)
-	if r.Mistakes = mistakes(err); err != nil {
+	if p != nil { // what is wrong in a mapping may come of what the warnings are about
+		r.Warnings = p.warnings()
+	}
+	if r.Mistakes = mistakes(errors.Join(append(wrong, err)...)); len(r.Mistakes) > 0 {
 		return r
 	}
-	r.OK = true
 	r.Summary = p.summary()
-	r.Warnings = p.warnings()
-	if live {
+	if how >= checkLive {
+		l.openSecrets(ctx)
 		r.Dependencies = l.reach(ctx, p)
 	}
+	r.OK = len(r.missing()) == 0
 	return r
 }
 
@@ -196,18 +233,22 @@ func count(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// err is what the command exits with.
-func (r *checkReport) err() error {
-	if !r.OK {
-		return &exitError{exitRefused, errors.New(count(len(r.Mistakes), "mistake") + "; the server would not start")}
-	}
-	var missing []string
+// missing names what cannot be used.
+func (r *checkReport) missing() (names []string) {
 	for _, d := range r.Dependencies {
 		if d.State == stateMissing {
-			missing = append(missing, d.Name)
+			names = append(names, d.Name)
 		}
 	}
-	if len(missing) > 0 {
+	return names
+}
+
+// err is what the command exits with.
+func (r *checkReport) err() error {
+	if len(r.Mistakes) > 0 {
+		return &exitError{exitRefused, errors.New(count(len(r.Mistakes), "mistake") + "; the server would not start")}
+	}
+	if missing := r.missing(); len(missing) > 0 {
 		return fmt.Errorf("the configuration is in order; not usable at the moment: %s", strings.Join(missing, ", "))
 	}
 	return nil

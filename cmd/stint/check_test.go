@@ -98,30 +98,30 @@ func TestCheckRefusesWhatStartingRefuses(t *testing.T) {
 		want  []string // FILE:LINE:COLUMN: TEXT, its beginning
 	}{
 		"a key that there is not":     {theConfig, []string{"data: data", "dta: data"}, []string{"stint.yaml:6:1: data is missing", `stint.yaml:13:1: no such key: "dta"; did you mean data?`}},
-		"an issuer twice":             {theConfig, []string{"https://idp.example\n", "http://localhost:8080\n"}, []string{"stint.yaml:44:5: issuer http://localhost:8080 is there twice, or is our own", "stint.yaml:74:5: identities: no configured issuer"}},
-		"keys in a file that is gone": {theConfig, []string{"[RS256, ES256]", "[ES256]\n    jwks_file: keys.json"}, []string{"stint.yaml:44:5: issuer https://idp.example: jwks_file: keys.json: no such file or directory"}},
+		"an issuer twice":             {theConfig, []string{"https://idp.example\n", "http://localhost:8080\n"}, []string{"stint.yaml:48:5: issuer http://localhost:8080 is there twice, or is our own", "stint.yaml:78:5: identities: no configured issuer"}},
+		"keys in a file that is gone": {theConfig, []string{"[RS256, ES256]", "[ES256]\n    jwks_file: keys.json"}, []string{"stint.yaml:48:5: issuer https://idp.example: jwks_file: keys.json: no such file or directory"}},
 		"keys of a client that are none": {theConfig, []string{"auth: {", `auth: {method: private_key_jwt, jwks: {keys: [{kty: oct, k: x}]}} # `},
-			[]string{"stint.yaml:60:5: client notes-mcp: its keys: key 1: "}},
+			[]string{"stint.yaml:64:5: client notes-mcp: its keys: key 1: "}},
 		"an authority that is gone":  {theConfig, []string{"", "network: {ca: nowhere.pem}\n"}, []string{":11: network: ca: nowhere.pem: no such file or directory"}},
 		"an authority that is none":  {theConfig, []string{"", "network: {ca: stint.yaml}\n"}, []string{":11: network: ca: stint.yaml holds no certificate"}},
 		"a certificate that is gone": {theConfig, []string{"  ops:", "  tls: {certificate: tls.crt, key: tls.key}\n  ops:"}, []string{"stint.yaml:22:9: listen: tls: certificate: open DIR/tls.crt: no such file"}},
 		"a kind that there is not":   {theConfig, []string{"", "providers: [{name: a, kind: oracle, settings: {x: y}}]\n"}, []string{`: provider a: there is no kind of provider "oracle"`}},
 		"settings that are wrong":    {theConfig, []string{"", "providers:\n  - name: a\n    kind: postgres\n    settings:\n      host: db\n"}, []string{":7: database is missing", ":7: password is missing", ":7: entitlement is missing"}},
 		"Vault's kind without Vault": {theConfig, []string{"", "providers:\n  - {name: a, kind: vault, settings: {roles: {r: {mount: database, path: creds/r, policy: stint-r}}}}\n"}, []string{": provider a: "}},
-		"no mappings":                {theConfig, []string{"mappings: mappings", "mappings: nowhere"}, []string{"nowhere: the folder of the mappings: no such file or directory"}},
+		"no mappings":                {theConfig, []string{"mappings: mappings", "mappings: nowhere"}, []string{"stint.yaml:44:1: mappings: nowhere: the folder of the mappings: no such file or directory"}},
 		"a mapping that is broken":   {theMapping, []string{"scopes:\n", "scopes: [\n"}, []string{"mappings/example.yaml:13:1: did not find expected"}},
 		"names that there are not":   {theMapping, []string{"[editors]", "[authors]", "[notes:write]", "[notes:wirte]"}, []string{`mappings/example.yaml:36:13: allow: there is no scope "notes:wirte"`, `mappings/example.yaml:37:19: to: no group of a configured issuer is called "authors"`}},
 		"a condition that is none":   {theMapping, []string{"hour >= 6", `hour >= "six"`}, []string{"mappings/example.yaml:39:5: when: "}},
 		"a scope for nobody":         {theMapping, []string{"  notes:write:\n", "  notes:delete: {access: admin}\n  notes:write:\n"}, []string{"mappings/example.yaml:19:3: nobody can get the scope notes:delete"}},
-		"Cedar that is none":         {theCedar, []string{"forbid (", "forbidden ("}, []string{"mappings/example.cedar"}},
+		"Cedar that is none":         {theCedar, []string{"forbid (", "forbidden ("}, []string{`mappings/example.cedar:6:11: "(": unexpected effect: forbidden`}},
 		"Cedar of something else":    {theCedar, []string{"notes:write", "notes:erase"}, []string{"mappings/example.cedar:6:1: "}},
-		"everything at once":         {theConfig, []string{"", "providers: [{name: a, kind: oracle, settings: {x: y}}]\nnetwork: {ca: nowhere.pem}\n", "mappings: mappings", "mappings: nowhere"}, []string{"nowhere: the folder", "provider a:", "network: ca:"}},
+		"everything at once":         {theConfig, []string{"", "providers: [{name: a, kind: oracle, settings: {x: y}}]\nnetwork: {ca: nowhere.pem}\n", "mappings: mappings", "mappings: nowhere"}, []string{"stint.yaml:44:1: mappings: nowhere: the folder", "provider a:", "network: ca:"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := initialised(t)
 			file := filepath.Join(dir, theConfig)
 			edit(t, filepath.Join(dir, tc.file), tc.edits...)
-			r := check(t.Context(), file, false)
+			r := check(t.Context(), file, checkHere)
 			var got []string
 			for _, m := range r.Mistakes {
 				if m.File == "" || strings.Contains(m.Text, "\n") {
@@ -178,18 +178,21 @@ func TestWarnings(t *testing.T) {
 		edits []string
 		want  string
 	}{
-		"software that nobody knows":       {[]string{`{"https://idp.example": desktop-app}`, "{}"}, "44:5: issuer https://idp.example: no agent and no client has an identity there"},
+		"software that nobody knows":       {[]string{`{"https://idp.example": desktop-app}`, "{}"}, "48:5: issuer https://idp.example: no agent and no client has an identity there"},
 		"a proxy that is not believed":     {[]string{"  ops:", "  behind_proxy: true\n  ops:"}, "22:3: listen: behind_proxy: without limits.trusted_proxies"},
 		"a proxy that is":                  {[]string{"  ops:", "  behind_proxy: true\n  ops:", "", "limits: {trusted_proxies: [10.0.0.1/32]}\n"}, ""},
-		"a target that there is not":       {[]string{"targets: [https://api.example/notes]", "targets: [https://api.example/notes, https://api.example/note]"}, `60:5: client notes-mcp: its target "https://api.example/note" is no resource`},
+		"a target that there is not":       {[]string{"targets: [https://api.example/notes]", "targets: [https://api.example/notes, https://api.example/note]"}, `71:42: client notes-mcp: its target "https://api.example/note" is no resource`},
 		"a provider that nothing vends of": {[]string{"targets: [", "targets: [db, ", "", "providers: [{name: db, kind: postgres, settings: {host: h, database: d, password: 'env:P', entitlement: none}}]\n"}, `client notes-mcp: no mapping is of its resource "https://mcp.example/notes"`},
-		"headers in clear":                 {[]string{"", "telemetry: {endpoint: 'http://otel.example', headers: {a: 'env:A'}}\n"}, "telemetry: endpoint: plain http shows the headers"},
+		"headers in clear":                 {[]string{"", "telemetry: {endpoint: 'http://otel.example', headers: {a: 'env:STINT_TEST_HEADER'}}\n"}, "telemetry: endpoint: plain http shows the headers"},
+		"https without a certificate":      {[]string{"http://localhost:8080", "https://stint.example"}, "18:3: listen: address: the issuer is https, and this address speaks plain HTTP"},
+		"https by a proxy":                 {[]string{"http://localhost:8080", "https://stint.example", "  ops:", "  behind_proxy: true\n  ops:", "", "limits: {trusted_proxies: [127.0.0.1/32]}\n"}, ""},
 		"a certificate of another name":    {[]string{"http://localhost:8080", "https://stint.example", "  ops:", "  tls: {certificate: tls.crt, key: tls.key}\n  ops:"}, "listen: tls: certificate: x509: certificate is valid for localhost, not stint.example"},
 		"a certificate of ours":            {[]string{"  ops:", "  tls: {certificate: tls.crt, key: tls.key}\n  ops:"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := initialised(t)
 			certificateFiles(t, dir, "localhost", time.Now().Add(time.Minute))
+			t.Setenv("STINT_TEST_HEADER", "x")
 			file := filepath.Join(dir, theConfig)
 			if strings.Contains(name, "software") {
 				// Without an identity an agent is none.
@@ -198,7 +201,7 @@ func TestWarnings(t *testing.T) {
 			} else {
 				edit(t, file, tc.edits...)
 			}
-			r := check(t.Context(), file, false)
+			r := check(t.Context(), file, checkHere)
 			switch {
 			case !r.OK:
 				t.Errorf("refused: %v", r.Mistakes)
@@ -235,12 +238,13 @@ func TestCertificatesThatClientsWouldRefuse(t *testing.T) {
 	}
 }
 
-// tree lists the files of a folder with digests.
+// tree lists what is in a folder, files with digests.
 func tree(t *testing.T, dir string) string {
 	t.Helper()
 	var out strings.Builder
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
+			fmt.Fprintf(&out, "%s\n", path)
 			return err
 		}
 		data, err := os.ReadFile(path)
@@ -301,8 +305,9 @@ func TestLiveCheckReachesEverything(t *testing.T) {
 	file := filepath.Join(dir, theConfig)
 	edit(t, file, "127.0.0.1:8080", "127.0.0.1:0", "127.0.0.1:9464", "127.0.0.1:0")
 	before := tree(t, dir)
-	wantStates(t, check(t.Context(), file, true), map[string]string{
+	wantStates(t, check(t.Context(), file, checkLive), map[string]string{
 		"secrets": stateReady, "store": "ready: is made at the first start", "issuer " + issuer: stateReady, "listen.address": stateReady, "listen.ops": stateReady,
+		"data": stateReady, "journal": "ready: is made at the first start",
 	})
 	if tree(t, dir) != before {
 		t.Errorf("the check left something behind:\n%s", tree(t, dir))
@@ -311,13 +316,12 @@ func TestLiveCheckReachesEverything(t *testing.T) {
 		t.Errorf("the command: %d: %s", code, out)
 	}
 	// Without --live nothing is asked of anybody.
-	if r := check(t.Context(), file, false); len(r.Dependencies) > 0 {
+	if r := check(t.Context(), file, checkHere); len(r.Dependencies) > 0 {
 		t.Errorf("got %v", r.Dependencies)
 	}
 }
 
 func TestLiveCheckSaysWhatIsMissing(t *testing.T) {
-	t.Setenv("STINT_TEST_OTEL", "")
 	taken := testbed.FreePort(t)
 	busy := httptest.NewServer(http.NotFoundHandler())
 	defer busy.Close()
@@ -329,23 +333,22 @@ func TestLiveCheckSaysWhatIsMissing(t *testing.T) {
 	}
 	edit(t, file, "file:/run/secrets/stint-redis", "file:"+password, "127.0.0.1:8080", strings.TrimPrefix(busy.URL, "http://"), "127.0.0.1:9464", "127.0.0.1:0",
 		"auth: {", "auth: {method: private_key_jwt, jwks_uri: '"+busy.URL+"/keys'} # ",
-		"", fmt.Sprintf("telemetry: {endpoint: 'https://o.example', headers: {a: 'env:STINT_TEST_OTEL'}}\n"+
-			"providers: [{name: db, kind: postgres, settings: {host: 127.0.0.1, port: %d, database: d, password: 'vault:db#password', entitlement: none}}]\n", taken))
-	want := map[string]string{
+		"", fmt.Sprintf("providers: [{name: db, kind: postgres, settings: {host: 127.0.0.1, port: %d, database: d, password: 'vault:db#password', entitlement: none}}]\n", taken))
+	wantStates(t, check(t.Context(), file, checkLive), map[string]string{
 		"secrets": stateReady, "store": "missing: redis: ", fmt.Sprintf("issuer http://127.0.0.1:%d", taken): "missing: fetch: ",
-		"keys of client notes-mcp": "missing: fetch " + busy.URL, "provider db": "missing: ", "telemetry's secrets": "missing: telemetry: header a: env:STINT_TEST_OTEL: there is nothing there",
+		"keys of client notes-mcp": "missing: fetch " + busy.URL, "provider db": "missing: ", "data": stateReady, "journal": "ready: is made",
 		"listen.address": "missing: listen tcp ", "listen.ops": stateReady,
-	}
-	wantStates(t, check(t.Context(), file, true), want)
+	})
 	out, code := stintCLI(t, "check", "--live", "-c", file)
 	if code != exitFailed || !strings.Contains(out, "the configuration is in order; not usable at the moment: issuer http://127.0.0.1:") {
 		t.Errorf("the command: %d: %s", code, out)
 	}
-	if err := os.Remove(filepath.Join(dir, "private/identity")); err != nil {
-		t.Fatal(err)
+	// What the exit code says, the JSON says too.
+	var r checkReport
+	out, code, _ = command(t, "check", "--live", "-c", file, "-o", "json")
+	if err := json.Unmarshal([]byte(out), &r); err != nil || code != exitFailed || r.OK || r.Summary == nil || len(r.Mistakes) > 0 {
+		t.Errorf("the command in JSON: %d, %v: %s", code, err, out)
 	}
-	want["secrets"] = "missing: "
-	wantStates(t, check(t.Context(), file, true), want)
 }
 
 func TestLiveCheckOfAVaultThatIsNotThere(t *testing.T) {
@@ -358,12 +361,12 @@ func TestLiveCheckOfAVaultThatIsNotThere(t *testing.T) {
 	}
 	edit(t, file, "file:/run/secrets/stint-secret-id", "file:"+id, "127.0.0.1:8080", "127.0.0.1:0", "127.0.0.1:9464", "127.0.0.1:0",
 		"jwks_uri: https://mcp.example/notes/jwks.json", "jwks_uri: "+issuer+"/keys")
-	wantStates(t, check(t.Context(), file, true), map[string]string{
+	wantStates(t, check(t.Context(), file, checkLive), map[string]string{
 		"secrets": "missing: ", "store": "ready: is made", "issuer " + issuer: stateReady, "keys of client notes-mcp": stateReady,
-		"listen.address": stateReady, "listen.ops": stateReady,
+		"listen.address": stateReady, "listen.ops": stateReady, "data": stateReady, "journal": "ready: is made",
 	})
 	edit(t, file, "    prefix: stint\n", "    prefix: stint\n    ca: nowhere.pem\n")
-	if r := check(t.Context(), file, false); r.OK || !strings.Contains(r.Mistakes[0].String(), "secrets: vault: ca: ") || r.Mistakes[0].Line == 0 {
+	if r := check(t.Context(), file, checkHere); r.OK || !strings.Contains(r.Mistakes[0].String(), "secrets: vault: ca: ") || r.Mistakes[0].Line == 0 {
 		t.Errorf("an authority that is gone: %v", r.Mistakes)
 	}
 }
@@ -377,14 +380,14 @@ func TestLiveCheckBesideTheRunningServer(t *testing.T) {
 	serving(t, file)
 	want := map[string]string{
 		"secrets": stateReady, "store": "in use: by the server that runs here; it was not touched", "issuer " + issuer: stateReady,
-		"listen.address": stateInUse, "listen.ops": stateInUse,
+		"listen.address": stateInUse, "listen.ops": stateInUse, "data": stateReady, "journal": stateReady,
 	}
-	wantStates(t, check(t.Context(), file, true), want)
+	wantStates(t, check(t.Context(), file, checkLive), want)
 	if out, code := stintCLI(t, "check", "--live", "-c", file); code != 0 || !strings.Contains(out, "is in order") {
 		t.Errorf("the command: %d: %s", code, out)
 	}
 	// A provider's secrets are read for it as well.
 	edit(t, file, "", "providers: [{name: db, kind: postgres, settings: {host: 127.0.0.1, port: 1, database: d, password: 'vault:keys/client-secrets#key', entitlement: none}}]\n")
 	want["provider db"] = "missing: unavailable: the database cannot be reached"
-	wantStates(t, check(t.Context(), file, true), want)
+	wantStates(t, check(t.Context(), file, checkLive), want)
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -14,13 +16,19 @@ import (
 	"github.com/stint-dev/stint/internal/vault"
 )
 
+// newClientInput is what the command line says of a client.
+type newClientInput struct {
+	method, resource string
+	targets          []string
+	self             bool
+}
+
+// clientMethods are the ways for a client to authenticate.
+var clientMethods = []string{"client_secret_basic", "client_secret_post", "private_key_jwt"}
+
 func newClient(g *globals) *cobra.Command {
 	c := &cobra.Command{Use: "client", Short: "Make entries for clients", Args: cobra.NoArgs}
-	var in struct {
-		method, resource string
-		targets          []string
-		self             bool
-	}
+	var in newClientInput
 	add := &cobra.Command{
 		Use: "add ID", Short: "Make a client's secret and its entry for the configuration",
 		Long: `Makes a secret of 256 random bits and prints it, once, with the entry that belongs under
@@ -28,25 +36,24 @@ clients: in the configuration. The entry holds a keyed hash: whoever reads it ca
 authenticate. The entry's ceiling is read access; raise it where more is needed.
 
 For private_key_jwt nothing is made: the client keeps its key, and the entry names where
-its public keys are.`,
-		Example: `  stint client add orders-mcp --resource https://mcp.example/orders --target https://api.example
-  stint client add desktop --target https://mcp.example/orders --method client_secret_post`,
+its public keys are.
+
+With -o json, entry is the whole entry, as the configuration takes it. An id that is there
+already, and targets that are nothing yet, are warned of.`,
+		Example: `  stint client add reports-mcp --resource https://mcp.example/reports --target https://api.example/notes
+  stint client add nightly --target https://api.example/notes --client-credentials
+  stint client add gateway --target https://api.example/notes --method private_key_jwt -o json | jq .entry`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			cfg, err := config.Load(g.config)
 			if err != nil {
 				return &exitError{exitRefused, err}
 			}
-			entry := clientEntry{ID: args[0], Method: in.method, Resource: in.resource, Targets: in.targets, Self: in.self}
-			if in.method != "private_key_jwt" {
-				if entry.Secret, entry.Hash, err = newSecret(c.Context(), cfg); err != nil {
-					return err
-				}
+			made, err := makeClient(c.Context(), cfg, args[0], in)
+			if err != nil {
+				return err
 			}
-			if err := entry.check(); err != nil {
-				return usage("%v", err)
-			}
-			return g.print(c, entry, entry.text)
+			return g.print(c, made.output(), made.text)
 		},
 	}
 	f := add.Flags()
@@ -54,23 +61,58 @@ its public keys are.`,
 	f.StringVar(&in.resource, "resource", "", "the `URI` of the resource that the client is itself")
 	f.StringSliceVar(&in.targets, "target", nil, "a resource or provider that it may ask for; repeatable")
 	f.BoolVar(&in.self, "client-credentials", false, "let it act for itself as well")
+	_ = add.RegisterFlagCompletionFunc("method", cobra.FixedCompletions(clientMethods, cobra.ShellCompDirectiveNoFileComp))
+	_ = add.RegisterFlagCompletionFunc("target", g.completed(targetsFor))
+	add.ValidArgsFunction = cobra.NoFileCompletions
 	c.AddCommand(add)
 	return c
 }
 
-func newSecret(ctx context.Context, cfg *config.Config) (made, hash string, err error) {
+// makeClient makes a client's entry, and a secret if it has one. The errors are of the
+// command line, or those of newSecret.
+func makeClient(ctx context.Context, cfg *config.Config, id string, in newClientInput) (*madeClient, error) {
+	if !slices.Contains(clientMethods, in.method) {
+		return nil, usage("--method is client_secret_basic, client_secret_post or private_key_jwt, not %q", in.method)
+	}
+	made := &madeClient{Entry: clientEntry{
+		ID: id, Auth: authEntry{Method: in.method}, GrantTypes: []string{broker.TokenExchange}, Resource: in.resource,
+		Targets: append([]string{}, in.targets...), Ceiling: ceilingEntry{Access: "read", Scopes: "*", Vend: "*"},
+	}}
+	e := &made.Entry
+	if in.self {
+		e.GrantTypes = append(e.GrantTypes, broker.ClientCredentials)
+	}
+	if in.method == "private_key_jwt" {
+		e.Auth.JWKSFile = id + ".jwks.json"
+	} else {
+		var hash string
+		var err error
+		if made.Secret, hash, err = newSecret(ctx, cfg); err != nil {
+			return nil, err
+		}
+		e.Auth.SecretHashes = []string{hash}
+	}
+	if err := e.check(); err != nil {
+		return nil, usage("%v", err)
+	}
+	made.Warnings = e.warnings(cfg)
+	return made, nil
+}
+
+// newSecret makes a client's secret, and its hash: at the server that runs here, or by
+// the secrets themselves if none does. Errors: an exitError if either refuses.
+func newSecret(ctx context.Context, cfg *config.Config) (made secret.String, hash string, err error) {
 	l, err := dialLocal(cfg)
 	if err == nil {
 		var got struct{ Secret, Hash string }
 		err = l.call(ctx, http.MethodPost, "/admin/v1/client-secrets", nil, &got)
-		return got.Secret, got.Hash, err
+		return secret.New(got.Secret), got.Hash, err
 	}
 	if !errors.Is(err, errNotRunning) {
-		return "", "", err
+		return made, "", err
 	}
-	err = withSecrets(cfg, func(secrets vault.Store) error {
-		s, h, err := makeSecret(ctx, secrets)
-		made, hash = s.Reveal(), h
+	err = withSecrets(cfg, func(secrets vault.Store) (err error) {
+		made, hash, err = makeSecret(ctx, secrets)
 		return err
 	})
 	return made, hash, err
@@ -86,62 +128,124 @@ func makeSecret(ctx context.Context, secrets vault.Store) (secret.String, string
 	return made, hash, nil
 }
 
-// clientEntry is a client's entry, as it is printed.
-type clientEntry struct {
-	ID       string   `json:"id"`
-	Method   string   `json:"method"`
-	Secret   string   `json:"secret,omitempty"`
-	Hash     string   `json:"hash,omitempty"`
-	Resource string   `json:"resource,omitempty"`
-	Targets  []string `json:"targets"`
-	Self     bool     `json:"client_credentials,omitempty"`
+// madeClient is what was made for a client.
+type madeClient struct {
+	Secret   secret.String // empty for private_key_jwt
+	Entry    clientEntry
+	Warnings []string
 }
 
-func (e clientEntry) check() error {
-	c := broker.Client{ID: e.ID, Resource: e.Resource, Auth: broker.ClientAuth{Method: e.Method}}
-	if e.Hash != "" {
-		c.Auth.SecretHashes = []string{e.Hash}
-	} else {
-		c.Auth.JWKSFile = "keys.json"
-	}
-	switch e.Method {
-	case "client_secret_basic", "client_secret_post", "private_key_jwt":
-	default:
-		return fmt.Errorf("--method is client_secret_basic, client_secret_post or private_key_jwt, not %q", e.Method)
-	}
+// clientEntry is a client's entry, as the configuration takes it.
+type clientEntry struct {
+	ID         string       `json:"id"`
+	Auth       authEntry    `json:"auth"`
+	GrantTypes []string     `json:"grant_types"`
+	Resource   string       `json:"resource,omitempty"`
+	Targets    []string     `json:"targets"`
+	Ceiling    ceilingEntry `json:"ceiling"`
+}
+
+type authEntry struct {
+	Method       string   `json:"method"`
+	SecretHashes []string `json:"secret_hashes,omitempty"`
+	JWKSFile     string   `json:"jwks_file,omitempty"`
+}
+
+type ceilingEntry struct {
+	Access string `json:"access"`
+	Scopes string `json:"scopes"`
+	Vend   string `json:"vend"`
+}
+
+// check holds an entry against what the configuration takes.
+func (e *clientEntry) check() error {
+	c := broker.Client{ID: e.ID, GrantTypes: e.GrantTypes, Resource: e.Resource, Auth: broker.ClientAuth{
+		Method: e.Auth.Method, SecretHashes: e.Auth.SecretHashes, JWKSFile: e.Auth.JWKSFile,
+	}}
 	return c.Check()
 }
 
-func (e clientEntry) text(p *printer) {
-	if e.Secret != "" {
-		p.line("# The secret of %s, shown this once: %s", e.ID, e.Secret)
+// warnings says what of an entry the configuration has already, or not yet.
+func (e *clientEntry) warnings(cfg *config.Config) (out []string) {
+	warn := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	same := func(c *broker.Client) bool { return c.ID == e.ID }
+	switch there := slices.ContainsFunc(cfg.Clients, same); {
+	case there && len(e.Auth.SecretHashes) > 0:
+		warn("there is a client %s already, and no second entry may be: to replace its secret, add this hash to its secret_hashes", e.ID)
+	case there:
+		warn("there is a client %s already, and no second entry may be", e.ID)
+	case slices.ContainsFunc(cfg.Agents, func(a *broker.Agent) bool { return a.Name == e.ID }):
+		warn("there is an agent %s already, and a client may not be called like one", e.ID)
+	}
+	if len(e.Targets) == 0 {
+		warn("without --target it can be given nothing")
+		return out
+	}
+	targets, err := targetsOf(cfg)
+	if err != nil {
+		warn("the mappings are not in order, so that the targets were not looked up: stint check says why")
+		return out
+	}
+	for _, t := range e.Targets {
+		if !slices.Contains(targets, t) {
+			warn("%s is no resource of a mapping and no provider; there are %s", t, strings.Join(targets, ", "))
+		}
+	}
+	return out
+}
+
+// targetsOf are the resources and providers that a client can ask for.
+func targetsOf(cfg *config.Config) (out []string, err error) {
+	mappings, err := config.LoadMappings(cfg.Mappings)
+	for _, m := range mappings {
+		out = append(out, m.Resource.Value)
+	}
+	for _, p := range cfg.Providers {
+		out = append(out, p.Name)
+	}
+	slices.Sort(out)
+	return out, err
+}
+
+// clientOutput is what is printed as JSON, with the secret in clear.
+type clientOutput struct {
+	Secret   string      `json:"secret,omitempty"`
+	Entry    clientEntry `json:"entry"`
+	Warnings []string    `json:"warnings,omitempty"`
+}
+
+func (m *madeClient) output() clientOutput {
+	return clientOutput{m.Secret.Reveal(), m.Entry, m.Warnings}
+}
+
+func (m *madeClient) text(p *printer) {
+	e := &m.Entry
+	for _, w := range m.Warnings {
+		p.line("# Warning: %s.", w)
+	}
+	if !m.Secret.Empty() {
+		p.line("# The secret of %s, shown this once: %s", e.ID, m.Secret.Reveal())
 	}
 	p.line("# Put this under clients: in the configuration, and restart the server.")
 	p.line("  - id: %s", e.ID)
-	if e.Hash != "" {
-		p.line("    auth: {method: %s, secret_hashes: [%q]}", e.Method, e.Hash)
+	if e.Auth.JWKSFile == "" {
+		p.line("    auth: {method: %s, secret_hashes: %s}", e.Auth.Method, flow(e.Auth.SecretHashes))
 	} else {
-		p.line("    auth: {method: %s, jwks_file: %s.jwks.json}  # its public keys", e.Method, e.ID)
+		p.line("    auth: {method: %s, jwks_file: %s}  # its public keys", e.Auth.Method, e.Auth.JWKSFile)
 	}
-	types := `"` + broker.TokenExchange + `"`
-	if e.Self {
-		types += ", " + broker.ClientCredentials
-	}
-	p.line("    grant_types: [%s]", types)
+	p.line("    grant_types: %s", flow(e.GrantTypes))
 	if e.Resource != "" {
 		p.line("    resource: %s", e.Resource)
 	}
 	p.line("    targets: %s", flow(e.Targets))
-	p.line(`    ceiling: {access: read, scopes: "*", vend: "*"}`)
+	p.line(`    ceiling: {access: %s, scopes: %q, vend: %q}`, e.Ceiling.Access, e.Ceiling.Scopes, e.Ceiling.Vend)
 }
 
+// flow writes a list as YAML on one line.
 func flow(list []string) string {
-	out := "["
+	out := make([]string, len(list))
 	for i, s := range list {
-		if i > 0 {
-			out += ", "
-		}
-		out += fmt.Sprintf("%q", s)
+		out[i] = fmt.Sprintf("%q", s)
 	}
-	return out + "]"
+	return "[" + strings.Join(out, ", ") + "]"
 }

@@ -184,9 +184,9 @@ func (d *demo) closing(in demoOptions, checked int, took time.Duration) {
 	d.print("")
 	if in.keep != "" {
 		d.print("  Look at it:        " + filepath.Join(d.box.Dir, "mappings"))
-		d.print("                     stint audit tail --config " + shellQuote(d.box.Config))
+		d.print("                     " + program() + " audit tail --config " + shellQuote(d.box.Config))
 	}
-	d.print("  Try it yourself:   stint dev")
+	d.print("  Try it yourself:   " + program() + " dev")
 	if d.box.Warehouse == 0 && in.postgres == postgresAuto {
 		d.print("  With a database:   make demo-postgres")
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -159,7 +160,7 @@ func TestTheDemonstrationFitsOnAPage(t *testing.T) {
 	if found := wholeToken.Find(out.Bytes()); found != nil {
 		t.Errorf("a token is shown: %.60s", found)
 	}
-	for _, wanted := range []string{"✓", "All of it came out as said", "stint dev", "left out: as was asked for"} {
+	for _, wanted := range []string{"✓", "All of it came out as said", program() + " dev", "left out: as was asked for"} {
 		if !strings.Contains(out.String(), wanted) {
 			t.Errorf("it does not show %q", wanted)
 		}
@@ -177,6 +178,12 @@ func TestWhatIsKeptCanBeLookedAt(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "laptop stolen") {
 		t.Errorf("the record is\n%s", out.String())
+	}
+	// As stint init has it, so that what is read of the one holds for the other.
+	for name, want := range map[string]fs.FileMode{"private": 0o700, "data": 0o700, "private/identity": 0o600, "data/secrets.age": 0o600} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v", name, info, err)
+		}
 	}
 	out.Reset()
 	if err := runStint(t.Context(), &out, "check", "--config", filepath.Join(dir, sandboxConfig)); err != nil || strings.Contains(out.String(), "warning") {

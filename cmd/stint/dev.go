@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -57,12 +58,17 @@ func newSignIn(g *globals) *cobra.Command {
 their agent and browser would together, and prints the access token.`,
 		Example: "  ALICE=$(stint dev sign-in alice)",
 		Args:    cobra.ExactArgs(1),
+
+		ValidArgsFunction: first(cobra.FixedCompletions([]string{"alice", "bob", "carol"}, cobra.ShellCompDirectiveNoFileComp)),
 		RunE: func(c *cobra.Command, args []string) error {
 			tokens, err := (sample.Agent{}).SignIn(c.Context(), sample.SignIn{
 				Issuer: issuer, ClientID: sample.DesktopClient, User: args[0], Password: args[0] + "-password",
 			})
 			if errors.Is(err, sample.ErrPassword) {
 				return usage("there is no user %s; there are alice, bob and carol", args[0])
+			}
+			if errors.Is(err, syscall.ECONNREFUSED) {
+				return fmt.Errorf("%w\nnobody listens at %s: run %s dev in another terminal; if it runs at another --port, say its identity provider by --idp or IDP", err, issuer, program())
 			}
 			if err != nil {
 				return err

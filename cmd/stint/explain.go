@@ -50,10 +50,12 @@ The subject is described by flags, or read off a real token (--token), whose sig
 then checked. Whether something was revoked is not looked at. Nothing is issued.
 
 It exits with 0 if all would be granted, and with 3 if not.`,
-		Example: `  stint explain --client files-mcp --subject 'https://idp.example#alice' --group staff \
-    --resource https://api.example --scope 'files:read'
-  stint explain --client files-mcp --token - --audience warehouse --scope 'orders:read' < token.jwt
-  stint explain --client nightly --resource https://api.example --scope 'files:read'`,
+		Example: `  stint explain --client notes-mcp --subject 'https://idp.example#alice' --group everyone \
+    --resource https://api.example/notes --scope notes:read
+  stint explain --client notes-mcp --subject 'https://idp.example#alice' --group everyone --group editors \
+    --agent desktop --resource https://api.example/notes --tool write_note --arguments '{"notebook":"diary"}'
+  stint explain --client notes-mcp --token - --resource https://api.example/notes --scope notes:read < token.jwt
+  stint explain --client notes-mcp --resource https://api.example/notes --scope notes:read`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := config.Load(g.config)
@@ -96,13 +98,27 @@ It exits with 0 if all would be granted, and with 3 if not.`,
 	f.StringVar(&q.arguments, "arguments", "", "the arguments of that call, as a `JSON` object")
 	f.StringVar(&q.details, "details", "", "authorization_details, as a `JSON` array")
 	f.BoolVar(&q.live, "live", false, "ask upstreams for the subject's own rights, which are assumed otherwise")
+	for flag, list := range map[string]func(*config.Config) []string{
+		"client": clientsOf, "agent": partiesOf, "via": partiesOf, "group": groupsOf, "resource": targetsFor, "audience": targetsFor,
+	} {
+		_ = c.RegisterFlagCompletionFunc(flag, g.completed(list))
+	}
 	_ = c.MarkFlagRequired("client")
 	c.MarkFlagsMutuallyExclusive("subject", "token")
 	return c
 }
 
+// explained is an explanation, with what is odd about the question.
+type explained struct {
+	*broker.Explanation
+	Warnings []string `json:"warnings,omitempty"`
+}
+
 // explain answers a question. An error means that it makes no sense.
-func explain(ctx context.Context, p *plan, q question) (*broker.Explanation, error) {
+func explain(ctx context.Context, p *plan, q question) (*explained, error) {
+	if err := q.check(p.registry); err != nil {
+		return nil, err
+	}
 	judge := broker.NewJudge(p.registry, p.policy)
 	bq := &broker.Question{
 		Client: p.registry.Clients[q.client], Agent: q.agent, Via: q.via, Resources: q.resources, Audiences: q.audiences,
@@ -134,7 +150,37 @@ func explain(ctx context.Context, p *plan, q question) (*broker.Explanation, err
 	if err != nil {
 		return nil, err
 	}
-	return judge.Explain(ctx, bq), nil
+	return &explained{judge.Explain(ctx, bq), p.unknownGroups(q.groups)}, nil
+}
+
+// check refuses what describes nobody: names that the configuration does not have,
+// which could only be refused for reasons that are not the mistake, and a description
+// of a subject that is not described or is read off a token.
+func (q *question) check(r *broker.Registry) error {
+	if described := len(q.groups)+len(q.claims) > 0 || q.agent != ""; described && q.subject == "" {
+		return usage("--group, --claim and --agent describe the subject of --subject; a token says these by itself, and a client has none")
+	}
+	if len(q.via) > 0 && q.token != "" {
+		return usage("--via is for a subject without a token: a token says who has held it")
+	}
+	for _, name := range append([]string{q.agent}, q.via...) {
+		if name != "" && r.Agents[name] == nil && r.Clients[name] == nil {
+			return usage("there is no agent or client %q; the agents are %s, the clients %s", name, names(r.Agents), names(r.Clients))
+		}
+	}
+	return nil
+}
+
+// unknownGroups warns of groups that no issuer is configured to know. A token may hold
+// such, which then count for nothing; on a command line they are rather misspelt.
+func (p *plan) unknownGroups(groups []string) (out []string) {
+	known := p.registry.World().Groups
+	for _, g := range groups {
+		if !slices.Contains(known, g) {
+			out = append(out, fmt.Sprintf("no issuer has the group %q, so that no mapping can name it; there are %s", g, listed(known)))
+		}
+	}
+	return out
 }
 
 func names[V any](m map[string]V) string {
@@ -142,8 +188,16 @@ func names[V any](m map[string]V) string {
 	for name := range m {
 		all = append(all, name)
 	}
-	slices.Sort(all)
-	return strings.Join(all, ", ")
+	return listed(all)
+}
+
+// listed lists names in order, each once.
+func listed(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	slices.Sort(names)
+	return strings.Join(slices.Compact(names), ", ")
 }
 
 // withToolCall adds a tool call to the authorization details.
@@ -171,8 +225,11 @@ func withToolCall(q question) (string, error) {
 // subject describes the subject by flags.
 func (p *plan) subject(q question) (*scopes.Subject, error) {
 	iss, sub, ok := strings.Cut(q.subject, "#")
-	if !ok {
-		return nil, usage("--subject is ISSUER#SUB; the issuers are %s", names(p.registry.Issuers))
+	switch issuers := names(p.registry.Issuers); {
+	case !ok || sub == "":
+		return nil, usage("--subject is ISSUER#SUB; the issuers are %s", issuers)
+	case p.registry.Issuers[iss] == nil:
+		return nil, usage("--subject: %q is no configured issuer; the issuers are %s", iss, issuers)
 	}
 	s := &scopes.Subject{Issuer: iss, ID: sub, Groups: q.groups, Claims: make(map[string]string)}
 	for _, c := range q.claims {
@@ -235,93 +292,3 @@ type lookOnly struct{ keyFile }
 
 // SaveKeys implements [token.KeyStore].
 func (lookOnly) SaveKeys(context.Context, secret.String, int) error { return nil }
-
-// showExplanation writes an explanation for people.
-func showExplanation(p *printer, e *broker.Explanation) {
-	if e.Allowed {
-		p.line("ALLOWED")
-	} else {
-		p.line("REFUSED  %s: %s", e.Code, e.Answer)
-		p.line("because  %s", e.Reason)
-	}
-	for _, n := range e.Nearest {
-		p.line("nearest  %s", n)
-	}
-	p.line("")
-	p.row("client", e.Client)
-	p.row("subject", e.Subject)
-	optional := func(name, value string) {
-		if value != "" {
-			p.row(name, value)
-		}
-	}
-	optional("groups", strings.Join(e.Groups, ", "))
-	optional("agent", e.Agent)
-	optional("resource", e.Resource)
-	optional("provider", e.Provider)
-	optional("tool", e.Tool)
-	p.flush()
-	if e.Policy != nil {
-		showPolicy(p, e.Policy)
-	}
-	if e.Narrowing != nil {
-		showNarrowing(p, e)
-	}
-}
-
-func showPolicy(p *printer, e *scopes.Explanation) {
-	for _, s := range e.Scopes {
-		verdict := "granted"
-		if !s.Allowed {
-			verdict = "refused: " + string(s.Why)
-		}
-		p.line("\nscope %s  %s", strings.TrimSpace(s.Scope+" "+bracket(s.Access)), verdict)
-		for _, step := range s.Steps {
-			mark := "pass"
-			if !step.Pass {
-				mark = "FAIL"
-			}
-			p.row("  "+mark, step.Limit, step.Says)
-		}
-		for _, r := range s.Rules {
-			p.row("  rule", r.Rule, r.Says)
-		}
-		p.flush()
-	}
-	if e.Approval {
-		p.line("\na human has to approve this")
-	}
-	if e.Policy != "" {
-		p.line("\nby the mapping of %s, version %s", e.Resource, e.Policy)
-	}
-}
-
-func bracket(text string) string {
-	if text == "" {
-		return ""
-	}
-	return "(" + text + ")"
-}
-
-func showNarrowing(p *printer, e *broker.Explanation) {
-	n := e.Narrowing
-	p.line("\nnarrowed for %s, which is %s:", e.Provider, n.Class)
-	for i, in := range n.Inputs {
-		p.line("  %s%s", in.Name, dash(in.Note))
-		p.line("    allows  %s", in.Grant)
-		p.line("    leaves  %s", n.Left[i])
-	}
-	if len(n.Upstream) > 0 {
-		p.line("the upstream would be sent\n  %s", n.Upstream)
-	}
-	if !n.Grant.IsNothing() && n.ReadOnly {
-		p.line("it only reads")
-	}
-}
-
-func dash(note string) string {
-	if note == "" {
-		return ""
-	}
-	return " - " + note
-}

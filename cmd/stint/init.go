@@ -169,6 +169,11 @@ func (in *initInput) write(ctx context.Context) (*initOutput, error) {
 
 func (in *initInput) path(name string) string { return filepath.Join(in.Dir, name) }
 
+// sealedIn is where the secrets of a folder are sealed, and what opens them.
+func sealedIn(dir string) vault.FileConfig {
+	return vault.FileConfig{Path: filepath.Join(dir, "data", "secrets.age"), Identity: filepath.Join(dir, "private", "identity")}
+}
+
 // folders makes the folders. Those with secrets keep out of version control by
 // themselves.
 func (in *initInput) folders() error {
@@ -201,7 +206,7 @@ func (in *initInput) seal(ctx context.Context, out *initOutput) error {
 		Address: in.Vault, Auth: vault.AuthConfig{Method: "approle", RoleID: in.RoleID, SecretID: in.SecretID},
 	}}}
 	if in.Vault == "" {
-		file := vault.FileConfig{Path: in.path("data/secrets.age"), Identity: in.path("private/identity")}
+		file := sealedIn(in.Dir)
 		made := []string{file.Path, file.Identity}
 		switch err := vault.Init(file); {
 		case err == nil:
@@ -264,6 +269,6 @@ func (out *initOutput) text(p *printer) {
 	if in.Redis != "" {
 		say("Give Redis the user of deploy/redis.acl, and put the password where %s names it.", file)
 	}
-	say("stint check --live --config %s", file)
-	say("stint serve --config %s", file)
+	say("%s check --live --config %s", program(), shellQuote(file))
+	say("%s serve --config %s", program(), shellQuote(file))
 }

@@ -57,8 +57,11 @@ func TestWhatInitWritesPassesTheCheck(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := initialised(t, args...)
 			file := filepath.Join(dir, "stint.yaml")
-			out, code := stintCLI(t, "check", "--config", file)
-			if code != 0 || !strings.Contains(out, "is in order: 1 issuer, 1 client, 1 agent, 0 providers; 1 resource with 2 scopes; policy ") || strings.Contains(out, "warning") {
+			// The password of Redis and what opens Vault are not there yet, as init says.
+			out, code := stintCLI(t, "check", "--no-secrets", "--config", file)
+			warned := strings.Contains(out, "warning: listen: address: the issuer is https")
+			if code != 0 || !strings.Contains(out, "is in order: 1 issuer, 1 client, 1 agent, 0 providers; 1 resource with 2 scopes; policy ") ||
+				strings.Count(out, "warning") > 1 || strings.Contains(out, "warning") != warned || warned != (name == "with its own URL") {
 				t.Errorf("check: %d: %s", code, out)
 			}
 			for _, yaml := range []string{"stint.yaml", "mappings/example.yaml"} {

@@ -30,11 +30,12 @@ func TestAServerStartsWithWhatInitWroteForRedis(t *testing.T) {
 	}
 	edit(t, file, "file:/run/secrets/stint-redis", "file:"+secret, "127.0.0.1:8080", "127.0.0.1:0", "127.0.0.1:9464", "127.0.0.1:0")
 	shortSocket(t, file)
-	wantStates(t, check(t.Context(), file, true), map[string]string{
+	wantStates(t, check(t.Context(), file, checkLive), map[string]string{
 		"secrets": stateReady, "store": stateReady, "issuer " + issuer: stateReady, "listen.address": stateReady, "listen.ops": stateReady,
+		"data": stateReady, "journal": "ready: is made",
 	})
 	serving(t, file)
-	if r := check(t.Context(), file, true); states(r)["store"] != stateReady {
+	if r := check(t.Context(), file, checkLive); states(r)["store"] != stateReady {
 		t.Errorf("beside the server: %v", states(r))
 	}
 }
@@ -63,9 +64,9 @@ func TestAServerStartsWithWhatInitWroteForVault(t *testing.T) {
 		"00000000-0000-0000-0000-000000000000", prepare(vault.Bin, "read", "-field=role_id", "auth/approle/role/stint/role-id"),
 		"https://mcp.example/notes/jwks.json", issuer+"/keys")
 	shortSocket(t, file)
-	wantStates(t, check(t.Context(), file, true), map[string]string{
+	wantStates(t, check(t.Context(), file, checkLive), map[string]string{
 		"secrets": stateReady, "store": "ready: is made", "issuer " + issuer: stateReady, "keys of client notes-mcp": stateReady,
-		"listen.address": stateReady, "listen.ops": stateReady,
+		"listen.address": stateReady, "listen.ops": stateReady, "data": stateReady, "journal": "ready: is made",
 	})
 	serving(t, file)
 	var keys []api.SigningKey

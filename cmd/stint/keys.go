@@ -19,6 +19,7 @@ func newKeys(g *globals) *cobra.Command {
 	c := &cobra.Command{Use: "keys", Short: "List, rotate and revoke the signing keys", Args: cobra.NoArgs}
 	c.AddCommand(&cobra.Command{
 		Use: "list", Short: "List the signing keys, oldest first", Args: cobra.NoArgs,
+		Example: "  stint keys list\n  stint keys list -o json | jq '.[].kid'",
 		RunE: func(c *cobra.Command, _ []string) error {
 			var keys []api.SigningKey
 			err := g.withKeys(c.Context(), func(l *local) error {
@@ -53,7 +54,8 @@ The old key is published until the last of its tokens has run out.
 
 With --now it signs at once. Whoever caches our keys refuses new tokens until he fetches
 them again. What a stolen key signs is accepted all the same: stint keys revoke.`,
-		Args: cobra.NoArgs,
+		Example: "  stint keys rotate\n  stint keys rotate --now",
+		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var key api.SigningKey
 			err := g.withKeys(c.Context(), func(l *local) error {
@@ -103,10 +105,12 @@ func withRing(ctx context.Context, cfg *config.Config, do func(*token.Ring) erro
 	})
 }
 
+// withSecrets opens the secrets. That they cannot be opened, for instance because
+// somebody has them open, is refused, as it is by `stint serve`.
 func withSecrets(cfg *config.Config, do func(vault.Store) error) error {
 	secrets, _, err := vault.Open(inFolder(cfg), vault.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
 	if err != nil {
-		return err
+		return &exitError{exitRefused, err}
 	}
 	return errors.Join(do(secrets), secrets.Close())
 }

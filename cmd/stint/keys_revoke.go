@@ -31,6 +31,8 @@ Resource servers that cache our keys accept tokens of the withdrawn one until th
 the keys again: what was signed falsely is out of reach until then.`,
 		Example: "  stint keys list\n  stint keys revoke NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs",
 		Args:    cobra.ExactArgs(1),
+
+		ValidArgsFunction: first(g.completed(keysOf)),
 		RunE: func(c *cobra.Command, args []string) error {
 			var out api.RevokedKey
 			err := g.withKeys(c.Context(), func(l *local) error {

@@ -4,13 +4,18 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
+	"math"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/stint-dev/stint/audit"
 	"github.com/stint-dev/stint/internal/config"
 	"github.com/stint-dev/stint/internal/secret"
 	"github.com/stint-dev/stint/internal/store"
@@ -38,7 +43,7 @@ type dependency struct {
 	Detail string `json:"detail,omitempty"`
 }
 
-// liveCheck opens and reaches what a configuration names, without changing it.
+// liveCheck opens and reaches what a configuration names, and changes nothing of it.
 type liveCheck struct {
 	cfg     *config.Config
 	running bool // a server runs with this configuration
@@ -56,32 +61,17 @@ func (l *liveCheck) close() {
 	}
 }
 
-// openVault prepares to ask Vault, which is asked nothing yet.
-func (l *liveCheck) openVault() (err error) {
-	l.secrets, l.engine, err = vault.Open(inFolder(l.cfg), vault.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
-	return err
-}
-
-// openSecrets opens the secrets, and finds out whether a server runs.
+// openSecrets finds out whether the secrets can be read, and whether a server runs.
 func (l *liveCheck) openSecrets(ctx context.Context) {
 	if _, err := dialLocal(l.cfg); err == nil || !errors.Is(err, errNotRunning) {
 		l.running = true
 	}
-	if l.cfg.Secrets.Kind == vault.KindFile {
-		if l.failure = l.openFile(); l.failure != nil {
-			return
-		}
-	}
 	ctx, cancel := context.WithTimeout(ctx, reachTime)
 	defer cancel()
 	l.failure = l.secrets.Ready(ctx)
-}
-
-// openFile opens the sealed file to read it, as it is: beside a server that has
-// it open, and without a lock that would be left behind.
-func (l *liveCheck) openFile() (err error) {
-	l.secrets, _, err = vault.Open(inFolder(l.cfg), vault.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now, ReadOnly: true})
-	return err
+	if f := l.cfg.Secrets.File; f != nil && l.failure == nil {
+		_, l.failure = canMake(filepath.Dir(l.cfg.Path(f.Path))) // it is locked, and rewritten
+	}
 }
 
 // resolve is what providers ask for secrets.
@@ -97,6 +87,7 @@ func (l *liveCheck) reach(ctx context.Context, p *plan) []dependency {
 	l.result("secrets", l.failure)
 	var wait sync.WaitGroup
 	wait.Go(func() { l.reachStore(ctx) })
+	wait.Go(l.reachData)
 	wait.Go(func() { l.reachKeys(ctx, p) })
 	for name, provider := range p.registry.Providers {
 		if ready := provider.Describe().Ready; ready != nil {
@@ -137,13 +128,15 @@ func (l *liveCheck) result(name string, err error) {
 func (l *liveCheck) reachStore(ctx context.Context) {
 	const name = "store"
 	if l.cfg.Store.Kind == store.KindEmbedded {
-		_, err := os.Stat(l.cfg.Path(l.cfg.Store.File))
+		file := l.cfg.Path(l.cfg.Store.File)
+		_, err := os.Stat(file)
 		switch {
 		case l.running:
 			l.add(name, stateInUse, errRunning)
 			return
-		case errors.Is(err, os.ErrNotExist):
-			l.add(name, stateReady, errors.New("is made at the first start"))
+		case errors.Is(err, fs.ErrNotExist):
+			_, err := canMake(filepath.Dir(file))
+			l.toBeMade(name, false, err)
 			return
 		}
 	}
@@ -152,6 +145,51 @@ func (l *liveCheck) reachStore(ctx context.Context) {
 		err = errors.Join(s.Ready(ctx), s.Close())
 	}
 	l.result(name, err)
+}
+
+// toBeMade adds what may be there or not at the first start, which then makes it.
+func (l *liveCheck) toBeMade(name string, there bool, err error) {
+	if err == nil && !there {
+		l.add(name, stateReady, errors.New("is made at the first start"))
+		return
+	}
+	l.result(name, err)
+}
+
+// reachData tries whether the data folder can be written, and reads of the journal
+// what is read at start-up: its newest segment.
+func (l *liveCheck) reachData() {
+	there, err := canMake(l.cfg.Data)
+	l.toBeMade("data", there, err)
+	_, err = os.Stat(l.cfg.Journal())
+	if there = !errors.Is(err, fs.ErrNotExist); there {
+		err = audit.ReadJournal(l.cfg.Journal(), math.MaxUint64, func(audit.Frame, uint64) error { return nil })
+	} else {
+		err = nil
+	}
+	l.toBeMade("journal", there, err)
+}
+
+// canMake tries whether something can be made in a folder, or the folder itself if
+// it is not there, and leaves nothing behind.
+func canMake(dir string) (there bool, err error) {
+	at := filepath.Clean(dir)
+	for {
+		_, err := os.Stat(at)
+		if err == nil {
+			break
+		}
+		if up := filepath.Dir(at); errors.Is(err, fs.ErrNotExist) && up != at {
+			at = up
+			continue
+		}
+		return false, err
+	}
+	probe, err := os.MkdirTemp(at, ".stint-check-")
+	if err != nil {
+		return false, fmt.Errorf("nothing can be made in %w", brief(err, at))
+	}
+	return at == filepath.Clean(dir), os.Remove(probe)
 }
 
 // reachKeys fetches the keys of issuers and clients.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ import (
 const (
 	exitFailed  = 1 // something did not work
 	exitUsage   = 2 // the command line is wrong
-	exitRefused = 3 // the answer is no: a configuration, a request or a decision
+	exitRefused = 3 // the answer is no: a configuration, a request or a decision, or somebody has it open
 )
 
 // exitError carries an exit code.
@@ -58,17 +59,20 @@ func run(ctx context.Context, args []string) int {
 	if text != "" {
 		fmt.Fprintln(os.Stderr, "stint:", strings.ReplaceAll(text, "\n", "\nstint: "))
 	}
+	return exitCodeOf(err)
+}
+
+// exitCodeOf is the code that an error carries; without one something failed.
+func exitCodeOf(err error) int {
 	if e := (*exitError)(nil); errors.As(err, &e) {
 		return e.code
-	}
-	if strings.HasPrefix(text, "unknown command") || strings.HasPrefix(text, "required flag") || strings.HasPrefix(text, "if any flags in the group") {
-		return exitUsage
 	}
 	return exitFailed
 }
 
 func newRoot() *cobra.Command {
 	g := &globals{}
+	var showVersion bool
 	root := &cobra.Command{
 		Use:   "stint",
 		Short: "Short-lived, down-scoped credentials for MCP servers",
@@ -81,15 +85,31 @@ Keep it running:        stint dev
 Set up a server:        stint init, stint check, stint serve
 Why, or why not:        stint explain
 End it:                 stint revoke
-What happened:          stint audit tail`,
-		SilenceUsage: true, SilenceErrors: true, Version: version(),
+What happened:          stint audit tail
+
+Exit codes: 0, it is done; 1, something did not work; 2, the command line is wrong; 3, the
+answer is no: the configuration, the request or the decision, or another process has open
+what is needed.`,
+		SilenceUsage: true, SilenceErrors: true,
+		Args: unknownCommand,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if showVersion {
+				return g.printVersion(c)
+			}
+			return c.Help()
+		},
 	}
+	root.Flags().BoolVarP(&showVersion, "version", "v", false, "print the version")
 	root.PersistentFlags().StringVarP(&g.config, "config", "c", envOr("STINT_CONFIG", "stint.yaml"), "the configuration `file` (or STINT_CONFIG)")
 	root.PersistentFlags().StringVarP(&g.output, "output", "o", "text", "how to print: `text or json`")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
-	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
 		if g.output != "text" && g.output != "json" {
 			return usage("--output is text or json, not %q", g.output)
+		}
+		// They would be looked at later, by errors that do not say what they are.
+		if err := cmp.Or(c.ValidateRequiredFlags(), c.ValidateFlagGroups()); err != nil {
+			return usage("%v; see %s --help", err, c.CommandPath())
 		}
 		return nil
 	}
@@ -100,14 +120,64 @@ What happened:          stint audit tail`,
 		newServe(g), newCheck(g), newInit(g), newExplain(g), newRevoke(g), newAudit(g), newKeys(g), newClient(g),
 		newProviders(g), newPostgres(g), newRecover(g), newSchema(g), newDemo(g), newDev(g), newVersion(g),
 	)
-	for _, c := range root.Commands() {
-		usageOfArgs(c)
-	}
+	addCompletion(root)
+	usageOfArgs(root)
+	checkHelp(root)
 	return root
 }
 
-// usageOfArgs makes wrong arguments a mistake of the command line.
+// checkHelp refuses help about what is no command.
+func checkHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	for _, c := range root.Commands() {
+		if c.Name() == "help" {
+			c.Args = func(_ *cobra.Command, args []string) error {
+				if about, rest, err := root.Find(args); err != nil || len(rest) > 0 {
+					return usage("%v; see %s --help", unknownCommand(about, rest), about.CommandPath())
+				}
+				return nil
+			}
+		}
+	}
+}
+
+// unknownCommand refuses what is taken for the name of a command and is none.
+func unknownCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	near := ""
+	c.SuggestionsMinimumDistance = 2 // letters apart, as cobra has it
+	if names := c.SuggestionsFor(args[0]); len(names) > 0 {
+		near = "; did you mean " + strings.Join(names, " or ") + "?"
+	}
+	return fmt.Errorf("unknown command %q for %q%s", args[0], c.CommandPath(), near)
+}
+
+// addCompletion adds cobra's commands for shells, with examples.
+func addCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	examples := map[string]string{
+		"bash":       "  stint completion bash > ~/.local/share/bash-completion/completions/stint",
+		"zsh":        `  stint completion zsh > "${fpath[1]}/_stint"`,
+		"fish":       "  stint completion fish > ~/.config/fish/completions/stint.fish",
+		"powershell": "  stint completion powershell | Out-String | Invoke-Expression",
+	}
+	c, _, err := root.Find([]string{"completion"})
+	if err != nil {
+		panic(err) // it was added above
+	}
+	for _, shell := range c.Commands() {
+		shell.Example = examples[shell.Name()]
+	}
+}
+
+// usageOfArgs makes wrong arguments a mistake of the command line, also where a
+// command only holds others: by itself such a one would show its help and succeed.
 func usageOfArgs(c *cobra.Command) {
+	if c.HasSubCommands() && !c.Runnable() {
+		c.Args, c.RunE = unknownCommand, func(c *cobra.Command, _ []string) error { return c.Help() }
+	}
 	if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {
@@ -149,8 +219,11 @@ func version() string {
 func newVersion(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			return g.print(c, map[string]string{"version": version()}, func(p *printer) { p.line("stint %s", version()) })
-		},
+		Example: "  stint version\n  stint version -o json",
+		RunE:    func(c *cobra.Command, _ []string) error { return g.printVersion(c) },
 	}
+}
+
+func (g *globals) printVersion(c *cobra.Command) error {
+	return g.print(c, map[string]string{"version": version()}, func(p *printer) { p.line("stint %s", version()) })
 }

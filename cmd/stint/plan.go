@@ -32,6 +32,8 @@ type plan struct {
 	secrets  vault.Store
 	registry *broker.Registry
 	policy   *scopes.Policy
+	// resources are those of the mappings, also of such as cannot be used.
+	resources map[string]bool
 }
 
 // openPlan opens the secrets, which providers may need, and makes a plan.
@@ -53,7 +55,8 @@ func openPlan(ctx context.Context, cfg *config.Config, deps vault.Deps) (*plan, 
 }
 
 // newPlan checks everything that can be checked without opening anything. The
-// error joins all that is wrong, as far as it can be told by itself.
+// error joins all that is wrong, as far as it can be told by itself. If it is of
+// the policy alone, there is a plan beside it, without one.
 func newPlan(ctx context.Context, cfg *config.Config, deps providers.Deps) (*plan, error) {
 	p := &plan{cfg: cfg}
 	upstreams, wrong := openProviders(ctx, cfg, deps)
@@ -68,11 +71,15 @@ func newPlan(ctx context.Context, cfg *config.Config, deps providers.Deps) (*pla
 	wrong = append(wrong, err)
 	_, err = p.fetcher()
 	wrong = append(wrong, err, p.certificate())
-	mappings, err := config.LoadMappings(cfg.Mappings)
+	mappings, err := cfg.LoadMappings()
 	wrong = append(wrong, err)
 	// Mappings that are held against half of what there is would seem wrong.
 	if err = errors.Join(wrong...); err != nil {
 		return nil, err
+	}
+	p.resources = make(map[string]bool, len(mappings))
+	for _, m := range mappings {
+		p.resources[m.Resource.Value] = true
 	}
 	p.policy, err = scopes.Compile(mappings, p.registry.World())
 	return p, err
@@ -108,7 +115,7 @@ func (p *plan) certificate() error {
 
 // compile reads the mappings and builds the policy.
 func (p *plan) compile() (*scopes.Policy, error) {
-	mappings, err := config.LoadMappings(p.cfg.Mappings)
+	mappings, err := p.cfg.LoadMappings()
 	if err != nil {
 		return nil, err
 	}

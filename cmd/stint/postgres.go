@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 
 	"github.com/stint-dev/stint/internal/config"
@@ -62,6 +63,15 @@ func (d *dba) dsn(ctx context.Context) (secret.String, error) {
 		return dsn, usage("--database: %v", err)
 	}
 	return dsn, nil
+}
+
+// look looks at the database; one that cannot be reached may be another than was meant.
+func (d *dba) look(ctx context.Context, dsn secret.String) (*postgres.Standing, error) {
+	s, err := postgres.Look(ctx, dsn, d.roles)
+	if d.database == "" && errors.As(err, new(*pgconn.ConnectError)) {
+		return nil, fmt.Errorf("%w\nno --database is given, and PGHOST, PGDATABASE and so on name this one: say which is meant, for instance --database postgres://postgres@db.example/sales", err)
+	}
+	return s, err
 }
 
 // referred returns the secret that a flag refers to; none if it is absent.
@@ -164,7 +174,7 @@ func (d *dba) install(ctx context.Context, dry bool, password secret.String) (*i
 	if err != nil {
 		return nil, err
 	}
-	before, err := postgres.Look(ctx, dsn, d.roles)
+	before, err := d.look(ctx, dsn)
 	if err != nil {
 		return nil, err
 	}
@@ -239,7 +249,7 @@ func (d *dba) uninstall(ctx context.Context) (*installed, error) {
 	if err != nil {
 		return nil, err
 	}
-	before, err := postgres.Look(ctx, dsn, d.roles)
+	before, err := d.look(ctx, dsn)
 	if err != nil {
 		return nil, err
 	}
@@ -286,7 +296,7 @@ Exit code 3: nothing is installed, or another version.` + aboutConnecting,
 			if err != nil {
 				return err
 			}
-			s, err := postgres.Look(c.Context(), dsn, d.roles)
+			s, err := d.look(c.Context(), dsn)
 			if err != nil {
 				return err
 			}

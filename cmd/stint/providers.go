@@ -29,7 +29,8 @@ a grant, and what becomes of a credential that is taken back.`,
 	}
 	c.AddCommand(&cobra.Command{
 		Use: "list", Short: "List the kinds", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return g.listProviders(c) },
+		Example: "  stint providers list\n  stint providers list -o json | jq '.[].kind'",
+		RunE:    func(c *cobra.Command, _ []string) error { return g.listProviders(c) },
 	}, &cobra.Command{
 		Use: "show KIND", Short: "Show what a kind can do, and how its grants are written",
 		Long: `Shows what a kind of upstream can do: how well it narrows, how it is known what it

@@ -28,8 +28,11 @@ not have, so that they are ended in time. Those that this replica closed are clo
 if another replica brought them back; those that ran out more than an hour ago are left
 alone, because another may have closed them, and listed. Run it once at each replica,
 with the server stopped, after Redis came back without its data. Doing it twice changes
-nothing.`,
-		Args: cobra.NoArgs,
+nothing.
+
+It exits with 3 while the server runs here, which has the secrets and the store open.`,
+		Example: "  stint recover --config /etc/stint/stint.yaml\n  stint recover -o json | jq .skipped.expired",
+		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := config.Load(g.config)
 			if err != nil {
@@ -102,12 +105,12 @@ func rebuild(ctx context.Context, cfg *config.Config) (done broker.Rebuilt, err 
 	}
 	p, err := openPlan(ctx, cfg, vault.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
 	if err != nil {
-		return done, err
+		return done, &exitError{exitRefused, err} // as of `stint serve`
 	}
 	defer func() { err = errors.Join(err, p.secrets.Close()) }()
 	s, err := openStore(ctx, cfg, vault.Resolver{Store: p.secrets}.Resolve)
 	if err != nil {
-		return done, err
+		return done, &exitError{exitRefused, err}
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	inOrder := slices.SortedFunc(maps.Values(newest), func(a, b *broker.Lease) int {

@@ -260,13 +260,10 @@ func (s *sandbox) user(name string) sample.User {
 
 // bare is as much of the configuration as is needed to open the secrets.
 func (s *sandbox) bare() *config.Config {
-	c := &config.Config{Secrets: vault.Config{Kind: vault.KindFile, File: s.sealed()}}
+	sealed := sealedIn(s.Dir)
+	c := &config.Config{Secrets: vault.Config{Kind: vault.KindFile, File: &sealed}}
 	c.Listen.Socket = s.socket()
 	return c
-}
-
-func (s *sandbox) sealed() *vault.FileConfig {
-	return &vault.FileConfig{Path: filepath.Join(s.Dir, "secrets.sealed"), Identity: filepath.Join(s.Dir, "identity.txt")}
 }
 
 func (s *sandbox) socket() string { return filepath.Join(s.Dir, "data", "stint.sock") }

@@ -101,7 +101,12 @@ func (s *sandbox) findPostgres(ctx context.Context, again bool) (err error) {
 
 // write makes the secrets and the files, as an administrator would.
 func (s *sandbox) write(ctx context.Context) error {
-	if err := vault.Init(*s.sealed()); err != nil { // as `stint init` does
+	for _, name := range []string{"data", "private"} {
+		if err := os.MkdirAll(filepath.Join(s.Dir, name), 0o700); err != nil {
+			return err
+		}
+	}
+	if err := vault.Init(sealedIn(s.Dir)); err != nil { // as `stint init` does
 		return err
 	}
 	for _, c := range []struct {
@@ -112,7 +117,7 @@ func (s *sandbox) write(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		*c.made, *c.hash = secret.New(made), hash
+		*c.made, *c.hash = made, hash
 	}
 	for _, f := range []struct {
 		name, to string

@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -26,7 +23,6 @@ import (
 const (
 	grace        = 15 * time.Second // for requests in flight when the server stops
 	startTimeout = 60 * time.Second // for stores that come up at the same time
-	policyEvery  = 2 * time.Second  // that the mappings are looked at
 )
 
 func newServe(g *globals) *cobra.Command {
@@ -34,7 +30,8 @@ func newServe(g *globals) *cobra.Command {
 		Use: "serve", Short: "Run the server",
 		Long: `Runs the server until it is asked to stop (SIGINT, SIGTERM); requests in flight are
 finished first. Mappings are read again when they change, or on SIGHUP: a broken edit
-keeps the old version in force and is logged.`,
+keeps the old version in force, and /readyz at listen.ops, the log and the audit record
+say so.`,
 		Example: "  stint serve --config /etc/stint/stint.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -85,10 +82,13 @@ func (s *server) run(ctx context.Context, ready func(s *server, public, ops stri
 	if err := s.start(ctx); err != nil {
 		return err
 	}
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP) // before anybody is told that it is ready
+	defer signal.Stop(hup)
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() { defer close(done); s.broker.Run(background) }()
-	go s.followPolicy(background)
+	go s.followPolicy(background, hup)
 	go s.tokens.Warm(background)
 	s.note(ctx, "started", nil)
 	err := s.api.Serve(ctx, s.cfg.Listen.Listen, grace, func(public, ops string) { ready(s, public, ops) })
@@ -123,87 +123,6 @@ func (s *server) note(ctx context.Context, what string, failure error) {
 	if err := s.events.Record(ctx, e, audit.Personal{}); err != nil {
 		s.log.Error("record", "what", what, "error", err)
 	}
-}
-
-// followPolicy puts new versions of the mappings in force.
-func (s *server) followPolicy(ctx context.Context) {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-	last, _ := folderState(s.cfg.Mappings)
-	for {
-		forced := false
-		select {
-		case <-ctx.Done():
-			return
-		case <-hup:
-			forced = true
-		case <-time.After(policyEvery):
-		}
-		state, err := folderState(s.cfg.Mappings)
-		if err != nil {
-			s.log.Error("mappings cannot be read; the version in force stays", "error", err)
-			continue
-		}
-		if state == last && !forced {
-			continue
-		}
-		last = state
-		s.reload(ctx)
-	}
-}
-
-// reload puts the mappings in force as they are now, or says why not.
-func (s *server) reload(ctx context.Context) {
-	old := s.broker.Judge().Policy().Version()
-	p, err := s.compile()
-	if err == nil && p.Version() == old {
-		s.broken.Store(nil)
-		return
-	}
-	if err == nil {
-		err = s.broker.SetPolicy(ctx, p)
-	}
-	if err != nil {
-		text := err.Error()
-		s.broken.Store(&text)
-		s.log.Error("the mappings were changed and cannot be used; the version in force stays", "version", old, "error", err)
-		e := &audit.Event{Kind: audit.KindConfig, Outcome: audit.Refused, Reason: text, Change: &audit.Change{What: "mappings", Before: old}}
-		if err := s.events.Record(ctx, e, audit.Personal{}); err != nil {
-			s.log.Error("record", "error", err)
-		}
-		return
-	}
-	s.broken.Store(nil)
-	s.log.Info("new mappings are in force", "before", old, "version", p.Version())
-}
-
-// folderState is a digest of what a folder holds, by name, size and time.
-func folderState(dir string) (string, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return "", err
-	}
-	h := sha256.New()
-	for _, e := range entries {
-		if ext := filepath.Ext(e.Name()); ext != ".yaml" && ext != ".cedar" {
-			continue
-		}
-		info, err := os.Stat(filepath.Join(dir, e.Name())) // through links, as mounted volumes have them
-		if err != nil {
-			return "", err
-		}
-		_, _ = fmt.Fprintf(h, "%s\x00%d\x00%d\x00", e.Name(), info.Size(), info.ModTime().UnixNano())
-	}
-	return string(h.Sum(nil)), nil
-}
-
-// PolicyProblem implements [api.Operations].
-func (s *server) PolicyProblem() string {
-	if p := s.broken.Load(); p != nil {
-		return *p
-	}
-	return ""
 }
 
 // SigningKeys implements [api.Operations].
@@ -241,6 +160,9 @@ func (s *server) noteKeys(ctx context.Context, operator string, change audit.Cha
 	e := &audit.Event{Kind: audit.KindKey, Outcome: audit.Done, Party: audit.Party{Operator: operator}, Change: &change}
 	if failure != nil {
 		e.Outcome, e.Reason = audit.Failed, failure.Error()
+		if errors.Is(failure, broker.ErrNotFound) { // nothing of ours failed
+			e.Outcome = audit.Refused
+		}
 	}
 	if err := s.events.Record(ctx, e, audit.Personal{}); err != nil {
 		s.log.Error("record a change of signing keys", "error", err)

@@ -27,20 +27,24 @@ func (p *plan) warnings() (out []mistake) {
 			warn(i.Policy.Pos, "issuer %s: no agent and no client has an identity there, and any_agent is not set: tokens that it issued to software are refused", i.Policy.Issuer)
 		}
 	}
-	for _, c := range p.cfg.Clients {
+	for i, c := range p.cfg.Clients {
 		if len(c.Targets) == 0 && len(c.GrantTypes) > 0 {
 			warn(c.Pos, "client %s: without targets it can be given nothing", c.ID)
 		}
-		for _, t := range c.Targets {
+		for j, t := range c.Targets {
+			at := func() scopes.Pos { return p.cfg.Pos(fmt.Sprintf("clients[%d]", i), fmt.Sprintf("targets[%d]", j)) }
 			switch provider := p.registry.Providers[t] != nil; {
-			case !provider && !p.policy.Has(t):
-				warn(c.Pos, "client %s: its target %q is no resource of a mapping and no provider", c.ID, t)
-			case provider && !p.policy.Has(c.Resource):
-				warn(c.Pos, "client %s: no mapping is of its resource %q, so that nothing says what it may be vended of %s", c.ID, c.Resource, t)
+			case !provider && !p.resources[t]:
+				warn(at(), "client %s: its target %q is no resource of a mapping and no provider", c.ID, t)
+			case provider && !p.resources[c.Resource]:
+				warn(at(), "client %s: no mapping is of its resource %q, so that nothing says what it may be vended of %s", c.ID, c.Resource, t)
 			}
 		}
 	}
 	l := p.cfg.Listen
+	if strings.HasPrefix(p.cfg.Issuer, "https://") && l.TLS == nil && !l.BehindProxy {
+		about("listen: address: the issuer is https, and this address speaks plain HTTP, so that clients do not get here by the issuer: give tls a certificate, or set behind_proxy if a proxy in front speaks TLS")
+	}
 	if l.BehindProxy && len(p.cfg.Limits.TrustedProxies) == 0 {
 		about("listen: behind_proxy: without limits.trusted_proxies, all requests count as the proxy's own: its address is in the record, and has one rate limit for everybody")
 	}

@@ -335,6 +335,13 @@ func (c *Config) Errorf(format string, args ...any) error {
 	return strictyaml.Errorf(c.path, c.text, format, args...)
 }
 
+// Pos returns where a key stands, such as clients[0], targets[1]: that of the
+// innermost one that is there. Without any it is the file.
+func (c *Config) Pos(keys ...string) scopes.Pos {
+	line, column := strictyaml.Find(c.path, c.text, keys...)
+	return scopes.Pos{File: c.path, Line: line, Column: column}
+}
+
 // Path returns a path of the configuration: relative ones begin at its folder.
 func (c *Config) Path(p string) string {
 	if p == "" || filepath.IsAbs(p) {

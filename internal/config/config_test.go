@@ -310,3 +310,23 @@ func TestMistakesThatShowLater(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestWhereAKeyStands(t *testing.T) {
+	path := write(t, t.TempDir(), "stint.yaml", valid)
+	c, err := config.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, keys := range map[string][]string{
+		":24:15": {"clients[0]", "targets[0]"},
+		":24:5":  {"clients[0]", "targets"},
+		":20:5":  {"clients[0]", "nothing"},
+		":19:1":  {"clients", "1"},
+		":10:34": {"secrets.file.identity", "deeper"},
+		"":       {"nothing"},
+	} {
+		if p := c.Pos(keys...); p.String() != path+want {
+			t.Errorf("%q stands at %s, not %s", keys, p, want)
+		}
+	}
+}

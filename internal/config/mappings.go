@@ -16,6 +16,18 @@ import (
 	"github.com/stint-dev/stint/scopes"
 )
 
+// LoadMappings reads the mappings that the configuration names, as the function of
+// this name. Where their folder is no folder of mappings, the mistake stands at the
+// key that names it.
+func (c *Config) LoadMappings() ([]*scopes.Mapping, error) {
+	out, err := LoadMappings(c.Mappings)
+	var all strictyaml.Errors
+	if errors.As(err, &all) && len(all) == 1 && all[0].File == filepath.Clean(c.Mappings) {
+		return nil, c.Errorf("mappings: %s: %s", c.Mappings, all[0].Text)
+	}
+	return out, err
+}
+
 // LoadMappings reads all mappings of a folder: NAME.yaml, and NAME.cedar beside
 // it. Names that begin with a dot are left out, as editors and mounted volumes
 // have them. The error is a [strictyaml.Errors] with everything that is wrong in
@@ -23,7 +35,7 @@ import (
 func LoadMappings(dir string) ([]*scopes.Mapping, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, strictyaml.Errors{{File: dir, Text: "the folder of the mappings: " + cause(err)}}
+		return nil, strictyaml.Errors{{File: filepath.Clean(dir), Text: "the folder of the mappings: " + cause(err)}}
 	}
 	var out []*scopes.Mapping
 	var mistakes strictyaml.Errors

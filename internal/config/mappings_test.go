@@ -71,11 +71,11 @@ func TestMappingsThatAreRefused(t *testing.T) {
 		"another suffix":               {map[string]string{"a.yaml": notes, "b.yml": notes}, "DIR/b.yml: a mapping is called NAME.yaml: this file would do nothing"},
 		"another suffix alone":         {map[string]string{"b.yml": notes}, "DIR/b.yml: a mapping is called NAME.yaml: this file would do nothing"},
 		"Cedar without its mapping":    {map[string]string{"a.yaml": notes, "z.cedar": "x", "b.cedar": "x"}, "DIR/b.cedar: there is no mapping b.yaml beside it, so that it would do nothing\nDIR/z.cedar: there is no mapping z.yaml beside it, so that it would do nothing"},
-		"a file that is too large":     {map[string]string{"a.yaml": large, "b.yaml": "x: y"}, "DIR/a.yaml: more than 8388608 bytes\nDIR/b.yaml:1:1: no such key: \"x\"; there are: max_lifetime, resource, rules, scopes, tools"},
+		"a file that is too large":     {map[string]string{"a.yaml": large, "b.yaml": "x: y"}, "DIR/a.yaml: more than 8388608 bytes\nDIR/b.yaml:1:1: no such key: \"x\"; there are: max_lifetime, resource, rules, scopes, subject_issuer, tools"},
 		"a Cedar file too large":       {map[string]string{"a.yaml": notes, "a.cedar": large}, "DIR/a.cedar: more than 8388608 bytes"},
 		"a folder for a mapping":       {map[string]string{"a.yaml/x": ""}, "DIR/a.yaml: is no file"},
 		"a folder for a Cedar file":    {map[string]string{"a.yaml": notes, "a.cedar/x": ""}, "DIR/a.cedar: is no file"},
-		"mistakes in every file":       {map[string]string{"a.yaml": "x: y", "b.yaml": "rules: x"}, "DIR/a.yaml:1:1: no such key: \"x\"; there are: max_lifetime, resource, rules, scopes, tools\nDIR/b.yaml:1:8: rules: a list is wanted, not \"x\""},
+		"mistakes in every file":       {map[string]string{"a.yaml": "x: y", "b.yaml": "rules: x"}, "DIR/a.yaml:1:1: no such key: \"x\"; there are: max_lifetime, resource, rules, scopes, subject_issuer, tools\nDIR/b.yaml:1:8: rules: a list is wanted, not \"x\""},
 		"a text in place of an object": {map[string]string{"a.yaml": "notes"}, `DIR/a.yaml:1:1: an object is wanted, not "notes"`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -94,5 +94,29 @@ func TestMappingsThatAreRefused(t *testing.T) {
 	}
 	if _, err := config.LoadMappings("/nowhere"); err == nil || err.Error() != "/nowhere: the folder of the mappings: no such file or directory" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Which file does not name the folder that was meant is what matters.
+func TestAFolderOfMappingsThatIsNoneStandsWhereItIsNamed(t *testing.T) {
+	for name, tc := range map[string]struct{ files, value, want string }{
+		"a folder that is gone": {"", "mapings", "DIR/stint.yaml:11:1: mappings: DIR/mapings: the folder of the mappings: no such file or directory"},
+		"one without mappings":  {"other/.keep", "other/", "DIR/stint.yaml:11:1: mappings: DIR/other: there is no NAME.yaml here, so that nothing could be granted"},
+		"a mapping that is not": {"other/a.yaml", "other", "DIR/other/a.yaml:1:1: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if tc.files != "" {
+				write(t, dir, tc.files, "x: y\n")
+			}
+			write(t, dir, "stint.yaml", with("mappings: mappings", "mappings: "+tc.value))
+			c, err := config.Load(filepath.Join(dir, "stint.yaml"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err = c.LoadMappings(); err == nil || !strings.HasPrefix(strings.ReplaceAll(err.Error(), dir, "DIR"), tc.want) {
+				t.Errorf("got  %v\nwant %s", err, tc.want)
+			}
+		})
 	}
 }

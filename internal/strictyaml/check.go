@@ -43,6 +43,28 @@ func Errorf(file string, data []byte, format string, args ...any) error {
 	return Errors{e}
 }
 
+// Find returns where a key stands in a file that was decoded already: the last of
+// keys, each in what stands at the one before, or of them the last that there is. A
+// key is a name, an element as in list[2], or a path of both. Without any it is 0, 0.
+func Find(file string, data []byte, keys ...string) (line, column int) {
+	d := decoder{file: file}
+	node, err := d.parse(data)
+	if err != nil {
+		return 0, 0
+	}
+	for _, name := range keys {
+		if node == nil {
+			break
+		}
+		at, value := lookUp(node, name)
+		if at == nil {
+			break
+		}
+		line, column, node = at.Line, at.Column, value
+	}
+	return line, column
+}
+
 // blamed returns the key that a text about node begins with, or at.
 func blamed(node, at *yaml.Node, text string) *yaml.Node {
 	for {

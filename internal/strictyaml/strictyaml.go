@@ -137,11 +137,11 @@ func (d *decoder) parse(data []byte) (*yaml.Node, error) {
 		if errors.Is(err, io.EOF) {
 			return nil, nil
 		}
-		return nil, Errors{d.syntax(err)}
+		return nil, Errors{d.syntax(err, data)}
 	}
 	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
 		if err != nil {
-			return nil, Errors{d.syntax(err)}
+			return nil, Errors{d.syntax(err, data)}
 		}
 		return nil, Errors{{d.file, more.Line, more.Column, "a second document"}}
 	}
@@ -149,7 +149,7 @@ func (d *decoder) parse(data []byte) (*yaml.Node, error) {
 }
 
 // syntax takes the line out of the parser's error.
-func (d *decoder) syntax(err error) Error {
+func (d *decoder) syntax(err error, data []byte) Error {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	e := Error{File: d.file, Text: text}
 	if _, rest, ok := strings.Cut(text, "line "); ok {
@@ -158,7 +158,26 @@ func (d *decoder) syntax(err error) Error {
 			e.Line, e.Column, e.Text = n, 1, strings.TrimSpace(said)
 		}
 	}
+	if column := indentedByTab(data, e.Line); column > 0 {
+		e.Column, e.Text = column, "a tab: indent with spaces"
+	}
 	return e
+}
+
+// indentedByTab returns the column of the tab that a line begins with, after
+// spaces at most; 0 if there is none. The parser says of one that a character
+// cannot start a token, and nobody can see which.
+func indentedByTab(data []byte, line int) int {
+	for text := range strings.Lines(string(data)) {
+		if line--; line == 0 {
+			rest := strings.TrimLeft(text, " ")
+			if strings.HasPrefix(rest, "\t") {
+				return len(text) - len(rest) + 1
+			}
+			return 0
+		}
+	}
+	return 0
 }
 
 var textType = reflect.TypeFor[encoding.TextUnmarshaler]()

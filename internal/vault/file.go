@@ -135,6 +135,9 @@ func openFile(cfg FileConfig, readOnly bool) (*file, error) {
 
 func readIdentity(path string) (secret.String, error) {
 	data, err := readPrivate(path, 0o027)
+	if errors.Is(err, fs.ErrNotExist) {
+		return secret.String{}, fmt.Errorf("identity %s: it does not exist: put the copy of it back; nothing else opens the sealed file: %w", path, fs.ErrNotExist)
+	}
 	if err != nil {
 		return secret.String{}, fmt.Errorf("identity: %w", err)
 	}
@@ -151,7 +154,8 @@ func readIdentity(path string) (secret.String, error) {
 func (f *file) load() (map[string]entry, error) {
 	sealed, err := readPrivate(f.path, 0o022)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("it does not exist: `stint init` makes a new one: %w", err)
+		return nil, fmt.Errorf("it does not exist: put a copy of it back; if there is none, what was in it is lost: "+
+			"move the whole configuration away and run `stint init`: %w", err)
 	}
 	if err != nil {
 		return nil, err
@@ -376,7 +380,11 @@ func readPrivate(path string, refused fs.FileMode) ([]byte, error) {
 	case !info.Mode().IsRegular():
 		return nil, fmt.Errorf("%s is no file", path)
 	case info.Mode().Perm()&refused != 0:
-		return nil, fmt.Errorf("%s has mode %04o, which lets others at it: chmod %04o", path, info.Mode().Perm(), info.Mode().Perm()&^refused)
+		mode := info.Mode().Perm() &^ refused
+		if refused&0o004 != 0 {
+			mode = 0o600 // as `stint init` makes it; a group may read it where it has to
+		}
+		return nil, fmt.Errorf("%s has mode %04o, which lets others at it: chmod %04o", path, info.Mode().Perm(), mode)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxSealed+1))
 	if err == nil && len(data) > maxSealed {

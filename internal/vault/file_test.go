@@ -88,7 +88,7 @@ func TestAFileThatIsGoneIsNotReplaced(t *testing.T) {
 	if err := os.Remove(cfg.File.Path); err != nil {
 		t.Fatal(err)
 	}
-	refuse(t, cfg, "does not exist: `stint init` makes a new one")
+	refuse(t, cfg, "does not exist: put a copy of it back; if there is none, what was in it is lost: move the whole configuration away and run `stint init`")
 	if _, err := os.Stat(cfg.File.Path); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("it was made")
 	}
@@ -253,6 +253,32 @@ func TestAnIdentityThatOthersMayReadOrThatIsNoneIsRefused(t *testing.T) {
 			t.Errorf("%s: repeated", name)
 		}
 	}
+}
+
+func TestAnIdentityThatOthersMayReadIsToBeTheOwnersAlone(t *testing.T) {
+	for mode, want := range map[fs.FileMode]string{0o644: "mode 0644, which lets others at it: chmod 0600", 0o660: "mode 0660, which lets others at it: chmod 0600", 0o640: ""} {
+		cfg := filled(t)
+		if err := os.Chmod(cfg.File.Identity, mode); err != nil {
+			t.Fatal(err)
+		}
+		if want != "" {
+			refuse(t, cfg, want)
+			continue
+		}
+		s, _, err := vault.Open(cfg, new(deps).deps())
+		if err != nil {
+			t.Fatalf("%04o: %v", mode, err)
+		}
+		_ = s.Close()
+	}
+}
+
+func TestAnIdentityThatIsGoneIsSaidToBe(t *testing.T) {
+	cfg := filled(t)
+	if err := os.Remove(cfg.File.Identity); err != nil {
+		t.Fatal(err)
+	}
+	refuse(t, cfg, "identity "+cfg.File.Identity+": it does not exist: put the copy of it back")
 }
 
 func TestASealedFileThatOthersMayWriteIsRefused(t *testing.T) {
