@@ -149,6 +149,9 @@ func (b *Broker) authenticateAssertion(ctx context.Context, c Credentials) (*Cli
 	case t.Expires.After(b.now().Add(maxAssertionLife)):
 		return nil, badClient("client %s: assertion valid for more than %s", client.ID, maxAssertionLife)
 	}
+	if b.mayBeUsed(t) {
+		return nil, unavailable(fmt.Errorf("client %s: assertion of before the store lost data, so that nobody knows whether it was used", client.ID))
+	}
 	// Last of all: an assertion that is refused for another reason is not used up.
 	first, err := b.once.Use(ctx, "client-assertion", client.ID+"\x00"+t.ID, t.Expires.Add(b.cfg.Skew))
 	if err != nil {
@@ -158,6 +161,13 @@ func (b *Broker) authenticateAssertion(ctx context.Context, c Credentials) (*Cli
 		return nil, badClient("client %s: assertion used before", client.ID)
 	}
 	return client, nil
+}
+
+// mayBeUsed reports whether the store may have forgotten that an assertion was used:
+// it may be of before a loss, by its own time, or for as long as one could live.
+func (b *Broker) mayBeUsed(t *Token) bool {
+	at := b.index.Loss().At
+	return !at.IsZero() && !t.IssuedAt.After(at.Add(b.cfg.Skew)) && !b.now().After(at.Add(maxAssertionLife+b.cfg.Skew))
 }
 
 // unavailable is the error for something that is needed and down.

@@ -19,7 +19,8 @@ type Tokens interface {
 	Verify(ctx context.Context, raw secret.String) (*Token, error)
 	// Assertion checks the signature and times of a client's assertion by the keys
 	// that the client registered. Without a client id, the claim sub names the
-	// client. It does not know audiences or replay.
+	// client. It does not know audiences or replay. IssuedAt is zero if the
+	// assertion has no iat.
 	Assertion(ctx context.Context, clientID string, raw secret.String) (*Token, error)
 	// Sign makes a token of ours.
 	Sign(ctx context.Context, c *Claims) (secret.String, error)

@@ -265,7 +265,7 @@ func (x *exchange) parties(ctx context.Context) error {
 	if err := x.unused(ctx, "subject token", x.subject); err != nil {
 		return err
 	}
-	if err := x.b.reg.consents(x.r.Client, x.subject); err != nil {
+	if err := x.b.reg.consents("subject token", x.r.Client, x.subject); err != nil {
 		return err
 	}
 	if !x.r.ActorToken.Empty() {

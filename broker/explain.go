@@ -202,7 +202,7 @@ func (j *Judge) tokenCase(q *Question, c *Case) (l *Lineage, err error) {
 		return nil, refused("subject token", "its issuer, or a client or agent on its way, is unknown or disabled")
 	}
 	c.Subject = r.subject(q.Client, q.Token)
-	return l, r.consents(q.Client, q.Token)
+	return l, r.consents("subject token", q.Client, q.Token)
 }
 
 // explain tells a meet step by step.

@@ -144,6 +144,12 @@ type Entry struct {
 	ID   ChainID
 }
 
+// marksLoss reports whether an entry says that the store lost data: it begins a new
+// epoch, or selects nothing and is kept all the same. The first entry of all does not.
+func (e *Entry) marksLoss() bool {
+	return len(e.Where) == 0 && e.Expires.After(e.At) || len(e.Where) == 1 && e.Where[0].Kind == ByEverything
+}
+
 // Head is the end of a chain.
 type Head struct {
 	Pos Position

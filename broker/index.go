@@ -32,6 +32,14 @@ type Index struct {
 	epochs   []Position // entries at which a new epoch began, oldest first
 	joint    map[Key][]Entry
 	counts   [kinds]int // live records by the kind that they are filed under
+	loss     Loss
+}
+
+// Loss is when the store last lost data, as far as the feed knows. What else was in
+// it may be lost as well: before all which ids were used that may be used once.
+type Loss struct {
+	Pos Position
+	At  time.Time
 }
 
 // plain is a record with one condition.
@@ -96,6 +104,9 @@ func (x *Index) Apply(entries ...Entry) int {
 
 func (x *Index) add(e Entry) {
 	rel := e.Pos.Seq - x.base.Pos.Seq
+	if e.marksLoss() {
+		x.loss = Loss{e.Pos, e.At}
+	}
 	if e.Pos.Epoch != x.head.Pos.Epoch {
 		x.epochs = append(x.epochs, e.Pos)
 	}
@@ -121,6 +132,13 @@ func (x *Index) add(e Entry) {
 }
 
 func fits(t time.Time) bool { return t.Unix() >= 0 && t.Unix() <= math.MaxUint32 }
+
+// Loss returns the last loss; zero if there was none.
+func (x *Index) Loss() Loss {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.loss
+}
 
 // record returns the plain record of a number.
 func (x *Index) record(number uint32) *plain {
@@ -205,7 +223,7 @@ func (x *Index) Reset(y *Index) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.base, x.head, x.recent, x.segments, x.first, x.dropped = y.base, y.head, y.recent, y.segments, y.first, y.dropped
-	x.slots, x.used, x.others, x.epochs, x.joint, x.counts = y.slots, y.used, y.others, y.epochs, y.joint, y.counts
+	x.slots, x.used, x.others, x.epochs, x.joint, x.counts, x.loss = y.slots, y.used, y.others, y.epochs, y.joint, y.counts, y.loss
 }
 
 // made is when a token came into being: by feed position if we made it, else by

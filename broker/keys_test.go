@@ -154,7 +154,7 @@ func TestWhatAnActorMadeEndsWithItsIssuer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			i := w.reg.Issuers[ci]
-			i.Actors, i.Accept = map[string]string{"job": "helper"}, []string{"access_token"}
+			i.Actors, i.Accept, i.Delegates = map[string]string{"job": "helper"}, []string{"access_token"}, []string{"desktop"}
 			actor := w.token(func(k *broker.Token) { k.Issuer, k.Subject, k.SessionID, k.AuthTime = ci, "job", "", time.Time{} })
 			a := w.acted(w.tokens.put(actor))
 			alone, _ := w.must(nil)

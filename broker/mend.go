@@ -133,6 +133,10 @@ func (b *Broker) mend(ctx context.Context) error {
 			add = append(add, e)
 		}
 	}
+	if len(add) > 0 { // what else was in the store may be gone as well
+		end := add[len(add)-1].Head()
+		add = append(add[:len(add):len(add)], end.Follow(b.loss(), Position{end.Pos.Epoch, end.Pos.Seq + 1}))
+	}
 	for len(add) > 0 {
 		n := min(len(add), 1000)
 		if err := b.feed.Append(ctx, at, add[:n]...); err != nil {
@@ -153,6 +157,12 @@ func (b *Broker) mend(ctx context.Context) error {
 	}
 	b.index.Reset(fresh)
 	return nil
+}
+
+// loss is the record of one: it selects nothing, and says when.
+func (b *Broker) loss() Record {
+	now := b.now()
+	return Record{At: now.Truncate(time.Second).Add(time.Second), Expires: now.Add(b.longest()).Truncate(time.Second).Add(2 * time.Second)}
 }
 
 func (b *Broker) readAll(ctx context.Context) (all []Entry, err error) {

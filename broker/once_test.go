@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stint-dev/stint/audit"
 	"github.com/stint-dev/stint/broker"
@@ -183,4 +184,54 @@ func TestAnActorTokenForOneUseIsUsedOnce(t *testing.T) {
 	w.must(act)
 	w.wantUsed("as an actor token", act)
 	w.wantUsed("for an unknown target", func(r *broker.ExchangeRequest) { act(r); r.Resources = []string{"https://nowhere.test/"} })
+}
+
+// A store that lost data has forgotten which ids were used as well: of before that,
+// nothing for one use is good any more.
+func TestWhatTheStoreForgotCountsAsUsed(t *testing.T) {
+	w := newWorld(t)
+	w.run(w.b)
+	raw, _ := w.forOnce()
+	if !w.introspect("files-mcp", raw, true) {
+		t.Fatal("its one use")
+	}
+	dated := func(id string) broker.Credentials {
+		return broker.Credentials{Method: "private_key_jwt", Assertion: w.tokens.put(&broker.Token{
+			Issuer: "gateway", Subject: "gateway", Audience: []string{self}, ID: id, IssuedAt: w.clock.Now(), Expires: w.clock.Now().Add(5 * time.Minute),
+		})}
+	}
+	assertion := dated("a")
+	if _, err := w.b.AuthenticateClient(context.Background(), assertion); err != nil {
+		t.Fatal(err)
+	}
+	w.store.flush()
+	eventually(t, "the loss is in the feed", func() bool { return len(w.store.all()) > 1 })
+	eventually(t, "the replica is current", func() bool { return w.b.Status(context.Background()).Current })
+	if w.introspect("files-mcp", raw, false) || w.introspect("files-mcp", raw, true) {
+		t.Error("a token for one use has another")
+	}
+	w.wantUsed("an exchange", w.on(raw))
+	if _, err := w.b.AuthenticateClient(context.Background(), assertion); broker.CodeOf(err) != broker.Unavailable {
+		t.Errorf("the assertion again: %v", err)
+	}
+	undated := w.tokens.put(&broker.Token{Issuer: "gateway", Subject: "gateway", Audience: []string{self}, ID: "u", Expires: w.clock.Now().Add(5 * time.Minute)})
+	if _, err := w.b.AuthenticateClient(context.Background(), broker.Credentials{Method: "private_key_jwt", Assertion: undated}); broker.CodeOf(err) != broker.Unavailable {
+		t.Errorf("one that does not say when it was made: %v", err)
+	}
+	w.clock.move(32 * time.Second) // beyond the skew
+	eventually(t, "the replica is current", func() bool { return w.b.Status(context.Background()).Current })
+	if _, err := w.b.AuthenticateClient(context.Background(), dated("b")); err != nil {
+		t.Errorf("one of later: %v", err)
+	}
+	if raw, _ := w.forOnce(); !w.introspect("files-mcp", raw, true) {
+		t.Error("a new token for one use has none")
+	}
+}
+
+// flush makes the store forget everything.
+func (m *memory) flush() {
+	m.lose(0)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.once)
 }

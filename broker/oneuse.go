@@ -20,6 +20,9 @@ func (b *Broker) used(ctx context.Context, t *Token) (bool, error) {
 	if !t.forOneUse() {
 		return false, nil
 	}
+	if b.forgotten(t) {
+		return true, nil
+	}
 	used, err := b.once.Used(ctx, usePurpose, t.ID)
 	if err != nil {
 		return false, unavailable(fmt.Errorf("look whether a token was used: %w", err))
@@ -27,8 +30,18 @@ func (b *Broker) used(ctx context.Context, t *Token) (bool, error) {
 	return used, nil
 }
 
+// forgotten reports whether the store may have forgotten that a token was used: it
+// lost data since the token was made. Then it counts as used.
+func (b *Broker) forgotten(t *Token) bool {
+	pos, err := ParsePosition(t.Stint.Pos)
+	return err != nil || pos.Seq < b.index.Loss().Pos.Seq
+}
+
 // useUp uses a token for one use, and reports whether that was the first.
 func (b *Broker) useUp(ctx context.Context, t *Token) (first bool, err error) {
+	if b.forgotten(t) {
+		return false, nil
+	}
 	if first, err = b.once.Use(ctx, usePurpose, t.ID, t.Expires.Add(b.cfg.Skew)); err != nil {
 		return false, unavailable(fmt.Errorf("use up token: %w", err))
 	}

@@ -90,14 +90,14 @@ func (r *Registry) agent(t *Token) (string, error) {
 	return name, nil
 }
 
-// consents checks that the subject token may be exchanged by this client at all:
+// consents checks that a token may be exchanged by this client at all:
 // without that, whoever holds a stolen token could.
-func (r *Registry) consents(c *Client, t *Token) error {
+func (r *Registry) consents(which string, c *Client, t *Token) error {
 	if t.Ours {
 		if t.ClientID == c.ID || c.Resource != "" && slices.Contains(t.Audience, c.Resource) {
 			return nil
 		}
-		return refused("subject token", "it was issued to %s for %q, not to or for client %s", t.ClientID, t.Audience, c.ID)
+		return refused(which, "it was issued to %s for %q, not to or for client %s", t.ClientID, t.Audience, c.ID)
 	}
 	i := r.Issuers[t.Issuer]
 	identity := c.Identities[t.Issuer]
@@ -110,7 +110,7 @@ func (r *Registry) consents(c *Client, t *Token) error {
 		}
 	}
 	if !forIt && !slices.ContainsFunc(t.Audience, func(a string) bool { return slices.Contains(i.Audiences, a) }) {
-		return refused("subject token", "its audience is none that is accepted").naming("audience %q", t.Audience)
+		return refused(which, "its audience is none that is accepted").naming("audience %q", t.Audience)
 	}
 	switch {
 	case i.MayAct && t.MayAct != nil:
@@ -118,11 +118,11 @@ func (r *Registry) consents(c *Client, t *Token) error {
 			(iss == "" || iss == t.Issuer) && identity != "" && t.MayAct.Subject == identity {
 			return nil
 		}
-		return refused("subject token", "may_act names somebody else than client %s", c.ID).naming("may_act %q", t.MayAct.Name())
+		return refused(which, "may_act names somebody else than client %s", c.ID).naming("may_act %q", t.MayAct.Name())
 	case slices.Contains(i.Delegates, c.ID), issuedTo, forIt:
 		return nil
 	}
-	return refused("subject token", "client %s has no consent: it is no delegate, and the token was issued neither to nor for it", c.ID)
+	return refused(which, "client %s has no consent: it is no delegate, and the token was issued neither to nor for it", c.ID)
 }
 
 // actorToken checks who is to act: the client itself, by a token of ours, or an
@@ -146,6 +146,10 @@ func (x *exchange) actorToken(ctx context.Context) error {
 		}
 		if !slices.ContainsFunc(t.Audience, func(a string) bool { return slices.Contains(i.Audiences, a) }) {
 			return refused(which, "its audience is none that is accepted").naming("audience %q", t.Audience)
+		}
+		// Whoever was called by an agent holds its token, and is not the agent.
+		if err := x.b.reg.consents(which, x.r.Client, t); err != nil {
+			return err
 		}
 	}
 	if t.name() == x.subject.name() {

@@ -101,6 +101,27 @@ func TestActorTokens(t *testing.T) {
 	}
 }
 
+// Whoever was called by an agent holds its token, and does not become the agent.
+func TestAnActorTokenThatWasFound(t *testing.T) {
+	w := newWorld(t)
+	alice := w.tokens.put(w.token(func(k *broker.Token) { k.Audience = []string{mcp} }))
+	found := w.tokens.put(w.token(func(k *broker.Token) { k.Subject, k.ClientID, k.SessionID = "robot", "helper-at-idp", "robots" }))
+	with := func(actor secret.String) error {
+		_, err := w.exchange(func(r *broker.ExchangeRequest) {
+			w.on(alice)(r)
+			r.ActorToken, r.ActorType = actor, broker.TypeAccess
+		})
+		return err
+	}
+	if err := with(found); broker.CodeOf(err) != broker.BadToken || !strings.Contains(err.Error(), "actor token: client files-mcp has no consent") {
+		t.Errorf("found: %v", err)
+	}
+	w.reg.Issuers[idp].Delegates = []string{"files-mcp"}
+	if err := with(found); err != nil {
+		t.Errorf("by a delegate: %v", err)
+	}
+}
+
 // robot is the token of an agent that the identity provider vouches for.
 func (w *world) robot() *broker.Token {
 	return w.token(func(k *broker.Token) { k.Subject, k.ID, k.SessionID = "robot", "robot-jti", "robots" })

@@ -328,11 +328,15 @@ func (s *Service) Assertion(ctx context.Context, clientID string, raw secret.Str
 	if err := t.verify(k); err != nil {
 		return nil, refuse("%w", err)
 	}
-	if p.IssuedAt.IsZero() {
+	undated := p.IssuedAt.IsZero()
+	if undated {
 		p.IssuedAt = s.cfg.Now() // not required of assertions (RFC 7523 section 3)
 	}
 	if err := p.times(s.cfg.Now(), s.cfg.Skew); err != nil {
 		return nil, refuse("%w", err)
+	}
+	if undated {
+		p.IssuedAt = time.Time{}
 	}
 	if p.Subject != clientID {
 		return nil, refuse("it is of %q, not of client %s", printable(p.Subject), clientID)
