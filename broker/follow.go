@@ -80,6 +80,11 @@ func (b *Broker) load(ctx context.Context, saved Head) error {
 	if err != nil {
 		return fmt.Errorf("load the revocation feed: %w", err)
 	}
+	if !lost {
+		if lost, err = b.beheaded(fresh); err != nil {
+			return err
+		}
+	}
 	switch {
 	case fresh.Head() == Head{} && saved == Head{} && b.known == Head{}:
 		return b.begin(ctx)

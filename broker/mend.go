@@ -116,17 +116,21 @@ func (b *Broker) mend(ctx context.Context) error {
 	head := b.index.Head()
 	common, shared := lastCommon(base, mine, theirs)
 	lost, found := after(mine, common), after(theirs, common)
+	gone := missing(mine[:len(mine)-len(lost)], theirs, b.now())
 	var add []Entry
 	switch {
-	case len(theirs) > 0 && !shared && at.Pos.Epoch >= head.Pos.Epoch && theirs[0].Pos.Seq > head.Pos.Seq:
-		// We are so far behind that what we knew has been trimmed away.
-	case len(lost) == 0:
-	case len(found) == 0 && (shared || len(theirs) == 0):
+	case len(theirs) > 0 && !shared && at.Pos.Epoch >= head.Pos.Epoch && theirs[0].Pos.Seq > head.Pos.Seq && len(missing(mine, nil, b.now())) == 0:
+		// We are so far behind that what we knew has been trimmed away: it had run out.
+	case len(lost)+len(gone) == 0:
+	case len(found)+len(gone) == 0 && (shared || len(theirs) == 0):
 		add = lost // as they were
 	default:
 		pos := Position{max(at.Pos.Epoch, head.Pos.Epoch), max(at.Pos.Seq, head.Pos.Seq)}
 		end := at
-		for _, e := range append(found[:len(found):len(found)], lost...) {
+		if len(lost) == 0 {
+			found = nil // nothing of ours has the place of one of these
+		}
+		for _, e := range slices.Concat(found, lost, gone) {
 			pos.Seq++
 			e = end.Follow(e.Record, pos)
 			end = e.Head()
@@ -157,6 +161,35 @@ func (b *Broker) mend(ctx context.Context) error {
 	}
 	b.index.Reset(fresh)
 	return nil
+}
+
+// missing returns those entries of mine that are not among theirs and have not run
+// out: what has is trimmed away.
+func missing(mine, theirs []Entry, now time.Time) (gone []Entry) {
+	there := make(map[ChainID]bool, len(theirs))
+	for _, e := range theirs {
+		there[e.ID] = true
+	}
+	for _, e := range mine {
+		if e.Expires.After(now) && !there[e.ID] {
+			gone = append(gone, e)
+		}
+	}
+	return gone
+}
+
+// beheaded reports whether a feed that does not begin at the beginning lacks entries
+// that this replica's journal has and that have not run out.
+func (b *Broker) beheaded(x *Index) (bool, error) {
+	base, theirs := x.After(0)
+	if base.ID == (ChainID{}) || b.known == (Head{}) {
+		return false, nil
+	}
+	mine, err := b.history(0)
+	if err != nil {
+		return false, fmt.Errorf("read the feed from the journal: %w", err)
+	}
+	return len(missing(chainTo(b.known, mine), theirs, b.now())) > 0, nil
 }
 
 // loss is the record of one: it selects nothing, and says when.
