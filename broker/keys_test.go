@@ -176,3 +176,70 @@ func TestWhatAnActorMadeEndsWithItsIssuer(t *testing.T) {
 		})
 	}
 }
+
+// A login that was vended ends with the trust as well, when a replica starts that
+// has the new configuration.
+func TestALeaseEndsWithTheTrust(t *testing.T) {
+	for name, end := range map[string]func(w *world){
+		"the issuer is disabled": func(w *world) { w.reg.Issuers[idp].Disabled = true },
+		"the client is disabled": func(w *world) { w.reg.Clients["files-mcp"].Disabled = true },
+		"a client on the way":    func(w *world) { delete(w.reg.Clients, "desktop") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			id := w.login(nil)
+			ctx, stop := context.WithTimeout(context.Background(), 50*time.Millisecond)
+			w.broker("r2", &record{}, broker.Head{}).Run(ctx) // nothing happens
+			stop()
+			if l := w.lease(id); l.State != broker.Active {
+				t.Fatalf("before: %+v", l)
+			}
+			end(w)
+			w.run(w.broker("r3", &record{}, broker.Head{}))
+			eventually(t, "it is ended", func() bool { return w.lease(id).State == broker.Closed && w.upstream.living() == 0 })
+		})
+	}
+}
+
+// What acts for itself, or once, leaves no session behind for weeks.
+func TestSessionsThatAreNone(t *testing.T) {
+	w := newWorld(t)
+	w.must(func(r *broker.ExchangeRequest) {
+		*r = broker.ExchangeRequest{GrantType: broker.ClientCredentials, Client: w.reg.Clients["files-mcp"], Resources: []string{mcp}, Scope: "files:read"}
+	})
+	w.must(func(r *broker.ExchangeRequest) {
+		r.SubjectToken = w.tokens.put(w.token(func(k *broker.Token) { k.SessionID, k.AuthTime = "", time.Time{} }))
+	})
+	var all []broker.Session
+	eventually(t, "the subject's is noted", func() bool {
+		var err error
+		all, err = w.store.Sessions(context.Background(), "", 10)
+		return err == nil && len(all) > 0
+	})
+	if life := all[0].Expires.Sub(w.clock.Now()); len(all) != 1 || life > 2*time.Hour {
+		t.Errorf("%d sessions, the first for %s", len(all), life)
+	}
+}
+
+// A replica that did not know of a revocation yet may write an intent after the
+// leases were gone through: they are gone through once more.
+func TestWhatWasWrittenTooLateToBeMarkedIsMarked(t *testing.T) {
+	w := newWorld(t)
+	first, _ := w.must(nil)
+	lent, _ := w.must(w.vend(first.Token, nil))
+	late := *w.lease(lent.Lease)
+	w.run(w.b)
+	if _, err := w.b.Revoke(context.Background(), broker.Revocation{Selector: broker.Selector{Subject: idp + "#alice"}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the first is ended", func() bool { return w.lease(lent.Lease).State == broker.Closed })
+	late.ID, late.Version = "late", 0
+	if err := w.store.Create(context.Background(), &late); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.move(time.Second)
+	eventually(t, "the late one as well", func() bool { return w.lease("late").State != broker.Active })
+	if l := w.lease("late"); l.Why != "revoked" {
+		t.Errorf("%+v", l)
+	}
+}

@@ -52,8 +52,8 @@ func (q *markQueue) take() []markJob {
 	return jobs
 }
 
-// anyEntry has every lease held against the index: for revocations that nobody lived
-// to mark.
+// anyEntry has every lease held against the index, for revocations that nobody lived
+// to mark, and against the configuration, which may trust fewer since the start.
 var anyEntry = Entry{Record: Record{Where: []Key{KeyOf(ByEverything)}}}
 
 // again is an entry that is gone through a second time: a replica that did not
@@ -111,10 +111,11 @@ func (b *Broker) tryMark(ctx context.Context, j markJob) bool {
 // others from being marked.
 func (b *Broker) mark(ctx context.Context, e Entry) error {
 	var failures []error
+	trusted := b.reg.trustedKeys()
 	one := func(l *Lease, err error) error {
 		if err == nil {
 			keys, pos, bad := l.selected()
-			if bad != nil || b.index.Selects(keys, pos) {
+			if bad != nil || b.index.Selects(keys, pos) || distrusted(keys, trusted) {
 				err = b.closeLease(ctx, l.ID, "revoked")
 			}
 		}

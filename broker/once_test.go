@@ -186,6 +186,28 @@ func TestAnActorTokenForOneUseIsUsedOnce(t *testing.T) {
 	w.wantUsed("for an unknown target", func(r *broker.ExchangeRequest) { act(r); r.Resources = []string{"https://nowhere.test/"} })
 }
 
+// A token is good until our clock and the skew say otherwise, and so its use is
+// remembered.
+func TestAUseIsRememberedBeyondTheSkew(t *testing.T) {
+	w := newWorld(t)
+	raw, tok := w.forOnce()
+	if !w.introspect("files-mcp", raw, true) {
+		t.Fatal("its one use")
+	}
+	expires := w.clock.Now().Add(time.Minute)
+	assertion := w.tokens.put(&broker.Token{Issuer: "gateway", Subject: "gateway", Audience: []string{self}, ID: "a", Expires: expires})
+	if _, err := w.b.AuthenticateClient(context.Background(), broker.Credentials{Method: "private_key_jwt", Assertion: assertion}); err != nil {
+		t.Fatal(err)
+	}
+	w.store.mu.Lock()
+	defer w.store.mu.Unlock()
+	for id, end := range map[string]time.Time{"token\x00" + tok.ID: tok.Expires, "client-assertion\x00gateway\x00a": expires} {
+		if at, ok := w.store.once[id]; !ok || !at.Equal(end.Add(30*time.Second + time.Minute)) { // the store keeps it a minute longer
+			t.Errorf("%q is remembered until %s, %t", id, at, ok)
+		}
+	}
+}
+
 // A store that lost data has forgotten which ids were used as well: of before that,
 // nothing for one use is good any more.
 func TestWhatTheStoreForgotCountsAsUsed(t *testing.T) {

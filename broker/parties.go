@@ -202,6 +202,28 @@ func (r *Registry) trusts(issuer string) bool {
 	return i != nil && !i.Disabled
 }
 
+// trustedKeys are the keys of those who are configured and not disabled.
+func (r *Registry) trustedKeys() map[Key]bool {
+	trusted := make(map[Key]bool)
+	for id := range r.Issuers {
+		trusted[KeyOf(ByIssuer, id)] = r.trusts(id)
+	}
+	for id, c := range r.Clients {
+		trusted[KeyOf(ByClient, id)], trusted[KeyOf(ByAgent, id)] = !c.Disabled, !c.Disabled
+	}
+	for name, a := range r.Agents {
+		trusted[KeyOf(ByAgent, name)] = !a.Disabled
+	}
+	return trusted
+}
+
+// distrusted is gone for the keys that a lease is filed under.
+func distrusted(keys []Key, trusted map[Key]bool) bool {
+	return slices.ContainsFunc(keys, func(k Key) bool {
+		return (k.Kind == ByIssuer || k.Kind == ByClient || k.Kind == ByAgent) && !trusted[k]
+	})
+}
+
 // holders lists everybody who has held what a token descends from.
 func (l *Lineage) holders() (names []string) {
 	if r := l.Root; r != nil && r.Agent != "" {

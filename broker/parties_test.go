@@ -122,6 +122,44 @@ func TestAnActorTokenThatWasFound(t *testing.T) {
 	}
 }
 
+// An actor keeps its name along the way, also behind a client that impersonates.
+func TestAnActorBehindAnImpersonatorKeepsItsName(t *testing.T) {
+	w := newWorld(t)
+	actor := w.tokens.put(w.token(func(k *broker.Token) { k.Subject, k.ClientID, k.SessionID = "robot", "helper-at-idp", "robots" }))
+	got, tok := w.must(func(r *broker.ExchangeRequest) {
+		r.Client, r.ActorToken, r.ActorType = w.reg.Clients["gateway"], actor, broker.TypeAccess
+	})
+	if tok.Stint.Agent != "helper" {
+		t.Fatalf("agent %q", tok.Stint.Agent)
+	}
+	if _, next := w.must(w.on(got.Token)); next.Stint.Agent != "helper" {
+		t.Errorf("one exchange later: agent %q of %v", next.Stint.Agent, next.Actors)
+	}
+}
+
+// A token that speaks of a client and was issued to another is not the client's own.
+func TestAnActorTokenOfTheClientThatAnotherHolds(t *testing.T) {
+	w := newWorld(t)
+	_, own := w.must(func(r *broker.ExchangeRequest) {
+		*r = broker.ExchangeRequest{GrantType: broker.ClientCredentials, Client: w.reg.Clients["files-mcp"], Resources: []string{mcp}, Scope: "files:read"}
+	})
+	first, _ := w.must(nil)
+	for name, change := range map[string]func(*broker.Token){
+		"issued to another":  func(k *broker.Token) { k.ClientID = "desktop" },
+		"of another subject": func(k *broker.Token) { k.Subject = "desktop" },
+	} {
+		k := *own
+		change(&k)
+		_, err := w.exchange(func(r *broker.ExchangeRequest) {
+			w.on(first.Token)(r)
+			r.ActorToken, r.ActorType = w.tokens.put(&k), broker.TypeAccess
+		})
+		if broker.CodeOf(err) != broker.BadToken || !strings.Contains(err.Error(), "not of the client files-mcp itself") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // robot is the token of an agent that the identity provider vouches for.
 func (w *world) robot() *broker.Token {
 	return w.token(func(k *broker.Token) { k.Subject, k.ID, k.SessionID = "robot", "robot-jti", "robots" })

@@ -333,6 +333,9 @@ func (r *Registry) agentOf(t *Token) string {
 		} else {
 			id = a.Subject
 		}
+		if i := r.Issuers[iss]; i != nil && i.Actors[id] != "" && r.nameOf(iss, id) == "" {
+			return i.Actors[id] // it acted by a token of its own
+		}
 	}
 	return r.nameOf(iss, id)
 }

@@ -57,7 +57,7 @@ func (n *notedSessions) drop(key [2]string) {
 // audit record has it already, and no revocation depends on it.
 func (b *Broker) noteSession(l *Lineage, x *exchange) {
 	key := [2]string{l.Session, x.r.Client.ID}
-	if l.Session == "" || !b.noted.add(key) {
+	if x.subject == nil || l.Session == "" || !b.noted.add(key) { // a client for itself has none
 		return
 	}
 	s := Session{
@@ -82,12 +82,14 @@ func (b *Broker) noteSession(l *Lineage, x *exchange) {
 }
 
 func (b *Broker) sessionLife(t *Token) time.Duration {
-	if t != nil {
-		if i := b.reg.Issuers[t.Issuer]; i != nil {
-			return i.MaxSessionAge.Duration
-		}
+	i := b.reg.Issuers[t.Issuer]
+	switch {
+	case i == nil: // a token of ours
+		return b.longest()
+	case t.SessionID == "" && t.AuthTime.IsZero(): // each of its tokens is a session
+		return i.MaxSubjectAge.Duration + max(b.cfg.TokenLifetime, b.cfg.CredentialLifetime)
 	}
-	return b.longest()
+	return i.MaxSessionAge.Duration
 }
 
 // longest is how long anything that exists now could matter: the longest session

@@ -73,7 +73,7 @@ cannot be a name, and with 3 for a name that the configuration or the server ref
 	f.StringVar(&in.Session, "session", "", "the `id` of a session, as `stint audit` shows it")
 	f.StringVar(&in.Subject, "subject", "", "a subject as `ISSUER#SUB`, or a client that acts for itself")
 	f.StringVar(&in.Lease, "lease", "", "the `id` of a lease")
-	f.StringVar(&in.Reason, "reason", "", "why, for the record")
+	f.StringVar(&in.Reason, "reason", "", "why, for the record, which keeps it as it is: name no person")
 	f.BoolVar(&force, "force", false, "although its issuer or client is not configured")
 	return c
 }
