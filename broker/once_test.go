@@ -202,7 +202,7 @@ func TestAUseIsRememberedBeyondTheSkew(t *testing.T) {
 	w.store.mu.Lock()
 	defer w.store.mu.Unlock()
 	for id, end := range map[string]time.Time{"token\x00" + tok.ID: tok.Expires, "client-assertion\x00gateway\x00a": expires} {
-		if at, ok := w.store.once[id]; !ok || !at.Equal(end.Add(30*time.Second + time.Minute)) { // the store keeps it a minute longer
+		if at, ok := w.store.once[id]; !ok || !at.Equal(end.Add(30*time.Second+time.Minute)) { // the store keeps it a minute longer
 			t.Errorf("%q is remembered until %s, %t", id, at, ok)
 		}
 	}
