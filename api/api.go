@@ -22,6 +22,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 	"github.com/ory/fosite"
+	"golang.org/x/time/rate"
 
 	"github.com/stint-dev/stint/audit"
 	"github.com/stint-dev/stint/broker"
@@ -139,6 +140,8 @@ type Server struct {
 	slots     chan struct{}
 	draining  atomic.Bool
 	last      lastStatus
+	failures  *rate.Limiter // of lines in the log
+	unlogged  atomic.Int64
 	log       *slog.Logger
 	now       func() time.Time
 }
@@ -162,6 +165,7 @@ func New(cfg Config, b Broker) (*Server, error) {
 		cfg: cfg, broker: b, log: cfg.Log, now: cfg.Now, slots: make(chan struct{}, cfg.Limits.Concurrency),
 		clients:   newRates(cfg.Limits.ClientRate, cfg.Limits.ClientBurst),
 		addresses: newRates(cfg.Limits.AddressRate, cfg.Limits.AddressBurst),
+		failures:  rate.NewLimiter(1, 60),
 	}
 	// fosite parses, asks us who the client is and then our one handler what
 	// comes of it. Its own JWT code, hashers, fetchers and writers have no part.
@@ -371,13 +375,28 @@ func (s *Server) fail(c echo.Context, err error) error {
 		return s.answer(c, problem{Error: "invalid_request", Description: "the body is too large", status: http.StatusRequestEntityTooLarge})
 	}
 	p := toProblem(endpointOf(c), err)
-	level := slog.LevelWarn
-	if p.status >= http.StatusInternalServerError {
-		level = slog.LevelError
-	}
-	s.log.LogAttrs(c.Request().Context(), level, "refused", slog.String("path", c.Path()), slog.String("request", requestID(c)),
-		slog.String("error", p.Error), slog.String("reason", broker.AsError(err).Reason()))
+	s.logRefusal(c, p, err)
 	return s.answer(c, p)
+}
+
+// logRefusal logs why a request was refused. What strangers are refused for is in the
+// record and in the metrics; they can fill neither, nor the log: what is not ours to
+// mend is for who looks closely, and of the rest as much as somebody could read.
+func (s *Server) logRefusal(c echo.Context, p problem, err error) {
+	level := slog.LevelDebug
+	attrs := []slog.Attr{
+		slog.String("path", c.Path()), slog.String("request", requestID(c)),
+		slog.String("error", p.Error), slog.String("reason", broker.AsError(err).Reason()),
+	}
+	if p.status >= http.StatusInternalServerError {
+		if !s.failures.AllowN(s.now(), 1) {
+			s.unlogged.Add(1)
+			return
+		}
+		level = slog.LevelError
+		attrs = append(attrs, slog.Int64("others", s.unlogged.Swap(0)))
+	}
+	s.log.LogAttrs(c.Request().Context(), level, "refused", attrs...)
 }
 
 func (s *Server) answer(c echo.Context, p problem) error {

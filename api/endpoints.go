@@ -222,6 +222,7 @@ type lastStatus struct {
 	mu     sync.Mutex
 	at     time.Time
 	status broker.Status
+	asking chan struct{} // closed when the answer is there; nil while nobody asks
 }
 
 // status asks the broker how it is. What is repeated to others does not depend on
@@ -232,12 +233,27 @@ func (s *Server) status(ctx context.Context, fresh bool) broker.Status {
 	if fresh {
 		return s.broker.Status(ctx)
 	}
-	s.last.mu.Lock()
-	defer s.last.mu.Unlock()
-	if now := s.now(); s.last.at.IsZero() || now.Sub(s.last.at).Abs() >= statusFor {
-		s.last.at, s.last.status = now, s.broker.Status(ctx)
+	l := &s.last
+	l.mu.Lock()
+	for l.asking != nil && l.at.IsZero() { // there is no answer yet: this one will do
+		asking := l.asking
+		l.mu.Unlock()
+		<-asking
+		l.mu.Lock()
 	}
-	return s.last.status
+	if l.asking != nil || !l.at.IsZero() && s.now().Sub(l.at).Abs() < statusFor {
+		defer l.mu.Unlock()
+		return l.status
+	}
+	asking := make(chan struct{})
+	l.asking = asking
+	l.mu.Unlock()
+	st := s.broker.Status(ctx)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.at, l.status, l.asking = s.now(), st, nil
+	close(asking)
+	return st
 }
 
 // ready says whether requests can be served, and what is missing. An upstream or

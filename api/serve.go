@@ -207,6 +207,7 @@ func (s *Server) listenPublic(l Listen) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
+	in = limitConnections(in, mostConnections())
 	if l.TLS == nil {
 		return in, nil
 	}
@@ -229,8 +230,16 @@ func listenLocal(path string) (net.Listener, error) {
 		_ = c.Close()
 		return nil, fmt.Errorf("local socket %s is in use by another process", path)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	switch info, err := os.Lstat(path); {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
 		return nil, fmt.Errorf("local socket: %w", err)
+	case info.Mode().Type() != os.ModeSocket:
+		return nil, fmt.Errorf("local socket: %s is there and is no socket; it stays as it is", path)
+	default:
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("local socket: %w", err)
+		}
 	}
 	in, err := net.Listen("unix", path)
 	if err != nil {
@@ -246,7 +255,7 @@ func listenLocal(path string) (net.Listener, error) {
 func (s *Server) server(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, WriteTimeout: 60 * time.Second,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 }
 

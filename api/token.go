@@ -86,8 +86,8 @@ func readBody(r *http.Request) (string, error) {
 		return b.all, nil
 	}
 	var b strings.Builder
-	if n := r.ContentLength; n > 0 && n <= 64<<10 { // a claim, not yet the truth
-		b.Grow(int(n))
+	if n := r.ContentLength; n > 0 { // a claim, not yet the truth
+		b.Grow(int(min(n, 4<<10)))
 	}
 	piece := pieces.Get().(*[4096]byte)
 	_, err := io.CopyBuffer(&b, r.Body, piece[:])

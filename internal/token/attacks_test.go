@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -238,5 +239,40 @@ func TestAttackKeysThatSayNoAlgorithm(t *testing.T) {
 		if k := set.find(j.joseHeader); k != nil && j.verify(k) == nil {
 			t.Errorf("it verifies by %q", alg)
 		}
+	}
+}
+
+// Waiting for a slow server of keys holds up the server's own work: of those who name
+// an unknown key only so many wait, and the others are told at once to come again.
+func TestAttackManyWaitForASlowKeyServer(t *testing.T) {
+	t.Parallel()
+	r := newRemote(t, false)
+	if _, err := r.verify(r.token("r")); err != nil {
+		t.Fatal(err)
+	}
+	hold := make(chan struct{})
+	r.serve(func(http.ResponseWriter, *http.Request) { <-hold; panic(http.ErrAbortHandler) })
+	r.clock.Move(minInterval + time.Second)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(hold)
+	src := r.svc.issuers[r.server.URL].keys
+	unknown := func() joseHeader { return joseHeader{alg: "RS256", kid: "unknown"} }
+	for range maxWaiting {
+		wg.Go(func() { _, _, _ = src.find(t.Context(), unknown()) })
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		src.mu.Lock()
+		n := src.waiting
+		src.mu.Unlock()
+		if n == maxWaiting {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d wait", n)
+		}
+	}
+	if _, _, err := src.find(t.Context(), unknown()); !errors.Is(err, errKeys) || !strings.Contains(err.Error(), "too many wait") {
+		t.Errorf("one more: %v", err)
 	}
 }

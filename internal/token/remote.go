@@ -25,6 +25,7 @@ const (
 	maxFresh     = 1 * time.Hour    // and at most for this, whatever its issuer says
 	staleFor     = 24 * time.Hour   // that a set is used when it cannot be renewed
 	maxUnknown   = 1024             // key ids that are remembered as unknown
+	maxWaiting   = 64               // requests for the keys of one source: each holds a slot of the server
 )
 
 // errKeys is wrapped by errors that mean that keys could not be had, so that
@@ -46,6 +47,7 @@ type source struct {
 	tried    time.Time // when a fetch was last begun
 	failure  error     // of the last fetch
 	running  chan struct{}
+	waiting  int                  // requests, for the fetch that runs
 	unknown  map[string]time.Time // key ids that the set of that time did not have
 	digest   [32]byte             // of the set's text
 	replaced uint64               // how often the set changed
@@ -85,6 +87,11 @@ func (s *source) find(ctx context.Context, h joseHeader) (*Key, uint64, error) {
 	if s.running == nil {
 		s.begin(now)
 	}
+	if s.waiting == maxWaiting { // whoever waits holds up others
+		defer s.mu.Unlock()
+		return nil, 0, fmt.Errorf("%w: too many wait for them", errKeys)
+	}
+	s.waiting++
 	running := s.running
 	s.mu.Unlock()
 	return s.await(ctx, running, h)
@@ -97,11 +104,15 @@ func (s *source) await(ctx context.Context, running chan struct{}, h joseHeader)
 	select {
 	case <-running:
 	case <-ctx.Done():
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.waiting--
 		return nil, 0, fmt.Errorf("%w: %w", errKeys, ctx.Err())
 	case <-timer.C:
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.waiting--
 	if s.set == nil || !s.now().Before(s.fetched.Add(staleFor)) {
 		failure := s.failure
 		if failure == nil {
