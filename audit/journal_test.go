@@ -200,6 +200,26 @@ func TestATornWriteIsCutOff(t *testing.T) {
 	}
 }
 
+// Of a torn batch nothing comes back: also not its second frame, whole as it is, when
+// another has taken the place of the first.
+func TestTheRestOfATornBatchDoesNotComeBack(t *testing.T) {
+	dir, path := filled(t)
+	j := open(t, audit.JournalConfig{Dir: dir})
+	mustAppend(t, j, text("torn1"), text("whole"))
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	edit(t, path, func(b []byte) []byte { b[bytes.Index(b, []byte("torn1"))]++; return b })
+	j = open(t, audit.JournalConfig{Dir: dir})
+	mustAppend(t, j, text("other"))
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := read(t, dir, 1), []string{"1:1:first", "2:1:second", "3:1:third", "4:1:other"}; !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestDamageIsNotTakenForATornWrite(t *testing.T) {
 	for name, change := range map[string]func([]byte) []byte{
 		"a changed byte in a synced frame": func(b []byte) []byte { b[bytes.Index(b, []byte("first"))]++; return b },
