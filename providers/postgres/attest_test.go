@@ -118,6 +118,20 @@ func testTolerated(t *testing.T, pg *testbed.PostgresServer) {
 			}
 		})
 	}
+	// Everybody may read the whole table: that is tolerated of one that has nothing to do
+	// with the grant, and not of one of which the grant has a column.
+	t.Run("not a table that the grant names", func(t *testing.T) {
+		w := newShop(t, pg, func(c *postgres.Config) { c.Tolerate = []string{"app.customers"} })
+		w.sql(t, `GRANT SELECT ON app.customers TO PUBLIC`)
+		r := request(t, w.provider, w.grant(t, on("app.customers", "SELECT", "id", "*"), on("app.orders", "SELECT", "*", "*")))
+		m, err := w.provider.Mint(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok, _ := grant.Leq(m.Granted, r.Grant); ok {
+			t.Errorf("granted %s, as if that were all", m.Granted)
+		}
+	})
 }
 
 // testCeiling asks for what the ceiling does not hold.
