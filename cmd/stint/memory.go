@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	smallHeap  = 41 << 20 // bytes
-	heapMargin = 19 << 20
+	smallHeap  = 37 << 20 // bytes
+	heapMargin = 15 << 20
 )
 
 // tuneMemory lets the heap grow by what the collector has to look through, so that
