@@ -122,7 +122,7 @@ func (v *VaultServer) durable(t testing.TB, addr string, secure bool, plugins []
 	v.Call(t, http.MethodPost, "sys/mounts/secret", map[string]any{"type": "kv", "options": map[string]string{"version": "2"}})
 	// A new mount upgrades itself for a moment, and refuses until then.
 	v.wait(t, func() error {
-		_, err := v.call(http.MethodPut, "secret/data/ready", map[string]any{"data": map[string]string{}})
+		_, err := v.Try(http.MethodPut, "secret/data/ready", map[string]any{"data": map[string]string{}})
 		return err
 	})
 	v.Call(t, http.MethodDelete, "secret/metadata/ready", nil)
@@ -168,14 +168,15 @@ func cleanEnv(more ...string) []string {
 // answer; an empty one is nil.
 func (v *VaultServer) Call(t testing.TB, method, path string, body any) map[string]any {
 	t.Helper()
-	out, err := v.call(method, path, body)
+	out, err := v.Try(method, path, body)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return out
 }
 
-func (v *VaultServer) call(method, path string, body any) (map[string]any, error) {
+// Try is Call for what the server may refuse: the error holds its status and its words.
+func (v *VaultServer) Try(method, path string, body any) (map[string]any, error) {
 	data, err1 := json.Marshal(body)
 	r, err2 := http.NewRequestWithContext(context.Background(), method, v.Addr+"/v1/"+path, bytes.NewReader(data))
 	if err := errors.Join(err1, err2); err != nil {
@@ -211,7 +212,7 @@ func (v *VaultServer) Seal(t testing.TB) {
 func (v *VaultServer) Unseal(t testing.TB) {
 	t.Helper()
 	v.Call(t, http.MethodPut, "sys/unseal", map[string]any{"key": v.unseal})
-	v.wait(t, func() error { _, err := v.call(http.MethodGet, "sys/health", nil); return err })
+	v.wait(t, func() error { _, err := v.Try(http.MethodGet, "sys/health", nil); return err })
 }
 
 // Restart stops a durable server and starts it again, sealed, at the same
