@@ -116,6 +116,28 @@ func TestReplicasAgreeOnKeys(t *testing.T) {
 	}
 }
 
+// A change that fails brings what others changed all the same.
+func TestAFailedChangeBringsTheNews(t *testing.T) {
+	store, c := &memory{}, newClock()
+	cfg := RingConfig{Algorithm: "ES256", Retain: time.Hour, Now: c.Now}
+	var rings [2]*Ring
+	for i := range rings {
+		var err error
+		if rings[i], err = OpenRing(context.Background(), cfg, store); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := rings[0].Rotate(context.Background(), false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rings[1].Revoke(context.Background(), "unknown"); err == nil {
+		t.Error("a key that is not there was revoked")
+	}
+	if n := len(rings[1].Keys()); n != 2 {
+		t.Errorf("%d keys", n)
+	}
+}
+
 func TestDocumentsOfKeysThatCannotBe(t *testing.T) {
 	c := newClock()
 	cfg := RingConfig{Algorithm: "ES256", Retain: time.Hour, Now: c.Now}

@@ -59,17 +59,22 @@ func testRevocationComesInSteps(t *testing.T, pg *testbed.PostgresServer) {
 // say that its lease has ended.
 func testEndedLeaseShowsNothing(t *testing.T, pg *testbed.PostgresServer) {
 	w := newShop(t, pg)
+	w.sql(t, `CREATE VIEW app.me AS SELECT stint.sub()`)
 	for name, end := range map[string]string{
 		"revoked": `UPDATE stint.lease SET revoked_at = now() WHERE id = $1`,
 		"expired": `UPDATE stint.lease SET not_after = clock_timestamp() WHERE id = $1`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := w.mint(t, on("app.orders", "SELECT,UPDATE", "*", "*"))
+			w.sql(t, `GRANT SELECT ON app.me TO "`+l.user+`"`)
 			s := l.session(t)
-			if n := count(t, s, `SELECT count(*) FROM app.orders`); n != 2 {
+			if n := count(t, s, `SELECT count(*) FROM app.orders`) + count(t, s, `SELECT count(sub) FROM app.me`); n != 3 {
 				t.Fatal(n)
 			}
 			w.Query(t, w.db, end, l.lease)
+			if n := count(t, s, `SELECT count(sub) FROM app.me`); n != 0 {
+				t.Error("the session has a subject")
+			}
 			if n := count(t, s, `SELECT count(*) FROM app.orders`); n != 0 {
 				t.Errorf("%d rows", n)
 			}
