@@ -123,7 +123,7 @@ func lineageOf(t *Token, agent string) (*Lineage, error) {
 
 func parseKeys(texts []string) (keys []Key, err error) {
 	for _, text := range texts {
-		k, err := ParseKey(text)
+		k, err := parseKey(text)
 		if err != nil {
 			return nil, err
 		}
@@ -166,8 +166,8 @@ func (l *Lineage) claim(c *StintClaim) error {
 	if len(c.Via) == 0 && len(c.By) == 0 {
 		return nil // cannot be large
 	}
-	if data, err := json.Marshal(c); err != nil || len(data) > MaxLineageSize {
-		return fmt.Errorf("a chain of more than %d bytes", MaxLineageSize)
+	if data, err := json.Marshal(c); err != nil || len(data) > maxLineageSize {
+		return fmt.Errorf("a chain of more than %d bytes", maxLineageSize)
 	}
 	return nil
 }

@@ -106,8 +106,8 @@ func (k Key) String() string {
 	return kindLetters[k.Kind] + ":" + base64.RawURLEncoding.EncodeToString(k.Digest[:])
 }
 
-// ParseKey reads what [Key.String] wrote.
-func ParseKey(s string) (Key, error) {
+// parseKey reads what [Key.String] wrote.
+func parseKey(s string) (Key, error) {
 	letter, text, _ := strings.Cut(s, ":")
 	for kind := ByToken; kind < kinds; kind++ {
 		if kindLetters[kind] == letter {
@@ -220,7 +220,7 @@ func DecodeEntry(data []byte) (Entry, error) {
 		Pos:    Position{w.Epoch, w.Seq}, Prev: ChainID(prev),
 	}
 	for _, s := range w.Where {
-		k, err := ParseKey(s)
+		k, err := parseKey(s)
 		if err != nil {
 			return Entry{}, fmt.Errorf("feed entry: %w", err)
 		}

@@ -58,7 +58,7 @@ type Hop struct {
 // Bounds of a lineage.
 const (
 	MaxHops        = 10
-	MaxLineageSize = 4096 // bytes, as encoded in a token
+	maxLineageSize = 4096 // bytes, as encoded in a token
 )
 
 // generations is how many tokens the lineage has, the root included.

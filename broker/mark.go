@@ -148,7 +148,7 @@ func (b *Broker) mark(ctx context.Context, e Entry) error {
 // selected returns what a revocation selects a lease by.
 func (l *Lease) selected() (keys []Key, pos Position, err error) {
 	for _, s := range l.Keys {
-		k, err := ParseKey(s)
+		k, err := parseKey(s)
 		if err != nil {
 			return nil, pos, err
 		}

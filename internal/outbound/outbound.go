@@ -106,7 +106,7 @@ func (d *dialer) allowed(host string, a netip.Addr) bool {
 	}
 	a = a.Unmap().WithZone("")
 	return slices.ContainsFunc(d.policy.Networks, func(p netip.Prefix) bool { return p.Contains(a) }) ||
-		d.policy.Public && Public(a)
+		d.policy.Public && isPublic(a)
 }
 
 // notPublic are the networks that lead inside, or nowhere: the special-purpose
@@ -126,8 +126,8 @@ func prefixes(texts ...string) (out []netip.Prefix) {
 	return out
 }
 
-// Public reports whether an address is one of the open Internet.
-func Public(a netip.Addr) bool {
+// isPublic reports whether an address is one of the open Internet.
+func isPublic(a netip.Addr) bool {
 	a = a.Unmap().WithZone("")
 	return a.IsValid() && !slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(a) })
 }

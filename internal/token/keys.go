@@ -178,8 +178,8 @@ func pinAlgorithm(named, kty string, algs []string) (string, error) {
 	return "", fmt.Errorf("none of the algorithms %v fits its type %s", algs, kty)
 }
 
-// CheckAlgorithms reports an algorithm that does not exist, or must not be used.
-func CheckAlgorithms(algs []string) error {
+// checkAlgorithms reports an algorithm that does not exist, or must not be used.
+func checkAlgorithms(algs []string) error {
 	if len(algs) == 0 {
 		return errors.New("algorithms: name at least one")
 	}

@@ -42,7 +42,7 @@ type Issuer struct {
 
 // Check says what is wrong with an issuer's entry.
 func (i *Issuer) Check() error {
-	if err := CheckAlgorithms(i.Algorithms); err != nil {
+	if err := checkAlgorithms(i.Algorithms); err != nil {
 		return err
 	}
 	if i.JWKSURI != "" && i.JWKSFile != "" {
