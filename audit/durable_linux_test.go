@@ -24,3 +24,22 @@ func TestWritesPastTheCacheAreDurable(t *testing.T) {
 		t.Errorf("opened with %#o, %v", flags, errno)
 	}
 }
+
+// A process that is being started has all files of its parent open for a moment.
+func TestTheLockIsGivenBackWhoeverElseHoldsTheFile(t *testing.T) {
+	cfg := JournalConfig{Dir: t.TempDir()}
+	for range 2 {
+		j, err := OpenJournal(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd, err := syscall.Dup(int(j.lock.Fd())) // what a fork does
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = syscall.Close(fd) }()
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

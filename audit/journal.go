@@ -154,7 +154,7 @@ func OpenJournal(cfg JournalConfig) (*Journal, error) {
 	j := &Journal{dir: cfg.Dir, size: cfg.SegmentSize, lock: lock, open: &batch{}, spare: make(chan spare, 1),
 		preamble: cfg.Preamble, last: cfg.Last}
 	if err := j.recover(); err != nil {
-		_ = lock.Close()
+		_ = unlock(lock)
 		return nil, err
 	}
 	return j, nil
@@ -310,5 +310,5 @@ func (j *Journal) Close() error {
 			_ = s.file.Close()
 		}
 	}
-	return errors.Join(j.seg.Close(), j.lock.Close())
+	return errors.Join(j.seg.Close(), unlock(j.lock))
 }

@@ -139,6 +139,12 @@ func lockFile(path string) (*os.File, error) {
 	return f, nil
 }
 
+// unlock gives the lock back, in words: a process that is being started may hold the
+// file for a moment longer, and the lock with it.
+func unlock(f *os.File) error {
+	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
+}
+
 // recover finds the end of the journal and makes it ready to append.
 func (j *Journal) recover() error {
 	names, err := segmentNames(j.dir)

@@ -362,7 +362,9 @@ func (f *file) Close() error {
 	if f.lock == nil {
 		return nil
 	}
-	return f.lock.Close()
+	// In words: a process that is being started may hold the file for a moment longer,
+	// and the lock with it.
+	return errors.Join(syscall.Flock(int(f.lock.Fd()), syscall.LOCK_UN), f.lock.Close())
 }
 
 // readPrivate reads a file that must have none of the permissions in refused.
