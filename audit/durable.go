@@ -15,14 +15,15 @@ type durable struct {
 	direct *os.File // the same file, opened to be written that way; nil where it cannot be
 	block  []byte   // what such writes come from: whole blocks, aligned in memory
 	held   int      // bytes of the block that was begun, at the front of block
+	queue  *queue   // does such writes; nil: they are waited for
 }
 
 // blockSize is a multiple of the unit in which disks are written to, in bytes.
 const blockSize = 4096
 
-// appendTo makes f, which is named path, ready to be appended to at an offset.
-func appendTo(f *os.File, path string, at int64) *durable {
-	d := &durable{file: f}
+// appendTo makes f, which is named path, ready to be appended to at an offset, by q.
+func appendTo(f *os.File, path string, at int64, q *queue) *durable {
+	d := &durable{file: f, queue: q}
 	d.direct, d.block = openDirect(path)
 	if d.direct == nil {
 		return d
@@ -42,7 +43,7 @@ func (d *durable) append(data []byte, at int64) error {
 		end := d.held + n
 		whole := (end + blockSize - 1) / blockSize * blockSize
 		clear(d.block[end:whole]) // as it is in the file
-		_, err := d.direct.WriteAt(d.block[:whole], at-int64(d.held))
+		err := d.queue.write(d.direct, d.block[:whole], at-int64(d.held))
 		if errors.Is(err, syscall.EINVAL) { // the disk wants larger blocks, for instance
 			d.release()
 			break
@@ -72,7 +73,7 @@ func (d *durable) release() {
 	d.block = nil
 }
 
-// Close closes the file.
+// Close closes the file. The queue stays open.
 func (d *durable) Close() error {
 	d.release()
 	return d.file.Close()

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -41,5 +42,38 @@ func TestTheLockIsGivenBackWhoeverElseHoldsTheFile(t *testing.T) {
 		if err := j.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+func TestAWriteOfTheQueueThatFailsSaysWhy(t *testing.T) {
+	q := openQueue()
+	if q == nil {
+		t.Skip("this system has no queue to give")
+	}
+	defer q.close()
+	path := filepath.Join(t.TempDir(), "segment")
+	if err := os.WriteFile(path, make([]byte, 2*blockSize), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, block := openDirect(path)
+	if f == nil {
+		t.Skip("this file system has a cache that cannot be passed")
+	}
+	defer freeBlocks(block)
+	copy(block, "written")
+	if err := q.write(f, block[:blockSize], 7); !errors.Is(err, syscall.EINVAL) { // between two units of the disk
+		t.Errorf("out of place: %v", err)
+	}
+	if err := q.write(f, block[:blockSize], blockSize); err != nil {
+		t.Errorf("after an error: %v", err)
+	}
+	if data, err := os.ReadFile(path); err != nil || string(data[blockSize:blockSize+7]) != "written" {
+		t.Errorf("the file holds something else, %v", err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.write(f, block[:blockSize], 0); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("to a closed file: %v", err)
 	}
 }

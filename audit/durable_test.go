@@ -14,6 +14,7 @@ import (
 func TestAppendsAreTheSameEitherWay(t *testing.T) {
 	for name, change := range map[string]func(d *durable, step int){
 		"past the cache":           func(*durable, int) {},
+		"waited for":               func(*durable, int) {},
 		"through the cache":        func(d *durable, _ int) { d.release() },
 		"through it from a point":  func(d *durable, step int) { releaseAt(d, step, 7) },
 		"refused by the disk once": func(d *durable, step int) { misalignAt(d, step, 7) },
@@ -26,7 +27,13 @@ func TestAppendsAreTheSameEitherWay(t *testing.T) {
 			}
 			r := rand.New(rand.NewPCG(1, 2))
 			var want []byte
-			d := appendTo(f, path, 0)
+			q := openQueue()
+			if name == "waited for" {
+				q.close()
+				q = nil
+			}
+			defer q.close()
+			d := appendTo(f, path, 0, q)
 			for step := range 200 {
 				if step%17 == 16 { // opened anew
 					if err := d.Close(); err != nil {
@@ -35,7 +42,7 @@ func TestAppendsAreTheSameEitherWay(t *testing.T) {
 					if f, err = os.OpenFile(path, os.O_RDWR, 0); err != nil {
 						t.Fatal(err)
 					}
-					d = appendTo(f, path, int64(len(want)))
+					d = appendTo(f, path, int64(len(want)), q)
 				}
 				change(d, step)
 				n := 1 + r.IntN(900)

@@ -96,6 +96,8 @@ type Journal struct {
 	dir  string
 	size int64
 	lock *os.File
+	// queue is used by whoever holds disk.
+	queue *queue
 
 	preamble func() []Frame
 	last     func(Frame)
@@ -151,9 +153,10 @@ func OpenJournal(cfg JournalConfig) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal %s: %w", cfg.Dir, err)
 	}
-	j := &Journal{dir: cfg.Dir, size: cfg.SegmentSize, lock: lock, open: &batch{}, spare: make(chan spare, 1),
+	j := &Journal{dir: cfg.Dir, size: cfg.SegmentSize, lock: lock, queue: openQueue(), open: &batch{}, spare: make(chan spare, 1),
 		preamble: cfg.Preamble, last: cfg.Last}
 	if err := j.recover(); err != nil {
+		j.queue.close()
 		_ = unlock(lock)
 		return nil, err
 	}
@@ -310,5 +313,7 @@ func (j *Journal) Close() error {
 			_ = s.file.Close()
 		}
 	}
-	return errors.Join(j.seg.Close(), unlock(j.lock))
+	err := errors.Join(j.seg.Close(), unlock(j.lock))
+	j.queue.close()
+	return err
 }

@@ -112,7 +112,7 @@ func (j *Journal) adopt(f *os.File, first uint64) error {
 	if j.seg != nil {
 		_ = j.seg.Close() // synced long ago
 	}
-	j.seg, j.at = appendTo(f, path, headerSize), headerSize
+	j.seg, j.at = appendTo(f, path, headerSize, j.queue), headerSize
 	return nil
 }
 
@@ -185,7 +185,7 @@ func (j *Journal) recover() error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("size of last segment: %w", err), f.Close())
 	}
-	j.seg, j.at, j.seq, j.batches = appendTo(f, f.Name(), r.at), r.at, r.seq, r.batch
+	j.seg, j.at, j.seq, j.batches = appendTo(f, f.Name(), r.at, j.queue), r.at, r.seq, r.batch
 	j.size = max(j.size, info.Size())
 	if info.Size() < j.size { // the configured size grew
 		return j.rotate(0)
