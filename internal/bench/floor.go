@@ -17,11 +17,14 @@ import (
 	"strings"
 
 	"github.com/labstack/echo/v4"
+
+	"github.com/stint-dev/stint/audit"
 )
 
 // floor is the least that an exchange costs: one echo handler that parses the
 // form, verifies RS256 and signs ES256 with the standard library. At /synced it
-// writes and syncs a file before it answers as well, as one does that keeps a record.
+// writes and syncs a file before it answers as well, as one does that keeps a record;
+// at /recorded it does so with Stint's journal.
 func floor(addr, keyFile string) error {
 	text, err := os.ReadFile(keyFile)
 	if err != nil {
@@ -84,6 +87,16 @@ func floor(addr, keyFile string) error {
 	record := make([]byte, 1200)
 	e.POST("/synced", func(c echo.Context) error {
 		if _, err := b.write(record, 1); err != nil { // of one connection, one at a time
+			return err
+		}
+		return exchange(c)
+	})
+	j, err := audit.OpenJournal(audit.JournalConfig{Dir: keyFile + ".journal"})
+	if err != nil {
+		return err
+	}
+	e.POST("/recorded", func(c echo.Context) error {
+		if err := j.Append(audit.Frame{Type: audit.FrameEvent, Payload: record}); err != nil {
 			return err
 		}
 		return exchange(c)
