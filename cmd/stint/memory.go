@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	smallHeap  = 37 << 20 // bytes
-	heapMargin = 15 << 20
+	smallHeap  = 30 << 20 // bytes
+	heapMargin = 8 << 20
 )
 
 // tuneMemory lets the heap grow by what the collector has to look through, so that
@@ -48,5 +48,5 @@ func memoryLimit() int64 {
 	metrics.Read(m)
 	get := func(i int) int64 { return int64(m[i].Value.Uint64()) }
 	beside := get(2) - get(3) - get(4) - get(5)
-	return get(0) + beside + max(heapMargin, 5*get(1)/2)
+	return get(0) + beside + max(heapMargin, 3*get(1)/2)
 }

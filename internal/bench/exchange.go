@@ -205,10 +205,11 @@ func (b *bench) targets(all []*target) ([]*target, error) {
 		if r == nil {
 			continue
 		}
-		for _, c := range []bool{true, false} {
-			t := &target{name: "exchange, " + name + ", warm", process: r.process, addr: r.addr, next: func() []byte { return r.request("/oauth2/token", true, b.form(c)) }, accept: issued}
-			if c {
-				t.name = "exchange, " + name + ", cold"
+		for _, heat := range []string{"cold", "warm"} {
+			t := &target{name: "exchange, " + name + ", " + heat, process: r.process, addr: r.addr, accept: issued,
+				next: func() []byte { return r.request("/oauth2/token", true, b.form(heat == "cold")) }}
+			if name == "scopes" || name == "records" {
+				t.base = find(all, "exchange, embedded, "+heat)
 			}
 			all = append(all, t)
 		}
@@ -277,14 +278,6 @@ func (b *bench) tell(targets []*target, out *report) {
 		"exchange, embedded, cold": {16: 1.7, 1: 2.2},
 		"exchange, embedded, warm": {16: 1.1, 1: 1.4},
 	}
-	find := func(name string) *target {
-		for _, t := range targets {
-			if t.name == name {
-				return t
-			}
-		}
-		return nil
-	}
 	for _, n := range []int{16, 1} {
 		for _, t := range targets {
 			m := t.per[n]
@@ -303,9 +296,9 @@ func (b *bench) tell(targets []*target, out *report) {
 		}
 		for _, more := range []string{"scopes", "records"} {
 			for _, heat := range []string{"cold", "warm"} {
-				t, base := find("exchange, "+more+", "+heat), find("exchange, embedded, "+heat)
+				t := find(targets, "exchange, "+more+", "+heat)
 				name := fmt.Sprintf("exchange, %s, %d connections, against 10,000 scopes and 10,000 records: %s", heat, n, map[string]string{"scopes": "100,000 scopes", "records": "1,000,000 records"}[more])
-				if ratio := t.against(base, n); n == 16 {
+				if ratio := median(t.per[n].growth); n == 16 {
 					out.atMost(name, ratio, "x", 1.05)
 				} else {
 					out.add(name, ratio, "x")
@@ -315,20 +308,24 @@ func (b *bench) tell(targets []*target, out *report) {
 	}
 	for _, heat := range []string{"cold", "warm"} {
 		for _, floor := range []string{"floor and a bare sync", "floor and the journal"} {
-			ratio := find("exchange, embedded, "+heat).against(find(floor), 1)
+			ratio := find(targets, "exchange, embedded, "+heat).against(find(targets, floor), 1)
 			out.add("exchange, embedded, "+heat+", 1 connections: CPU against the "+floor, ratio, "x")
 		}
 	}
 }
 
-// against is what a request costs against one of another target, round by round, each
-// by its own floor.
-func (t *target) against(other *target, n int) float64 {
-	var ratios []float64
-	for i, r := range t.per[n].ratios {
-		ratios = append(ratios, r/other.per[n].ratios[i])
+func find(targets []*target, name string) *target {
+	for _, t := range targets {
+		if t.name == name {
+			return t
+		}
 	}
-	return median(ratios)
+	return nil
+}
+
+// against is what a request costs against one of another target, each by its own floor.
+func (t *target) against(other *target, n int) float64 {
+	return median(t.per[n].ratios) / median(other.per[n].ratios)
 }
 
 // memory runs up to 100,000 exchanges and looks whether memory stays flat.

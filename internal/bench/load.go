@@ -25,6 +25,9 @@ type target struct {
 	next func() []byte
 	// only is the number of connections that it is loaded over; 0: any.
 	only int
+	// base is what this is compared with beside the floor: it has a slice just before
+	// each of this.
+	base *target
 	// accept looks at the first answer of each connection; nil: any 200 will do.
 	accept func(body []byte) error
 
@@ -35,7 +38,8 @@ type target struct {
 // measured is what was found with one number of connections.
 type measured struct {
 	cpu    []float64 // microseconds a request, slice by slice
-	ratios []float64 // to the floor in the same round
+	ratios []float64 // to the floor just before
+	growth []float64 // to the base just before
 	waits  []time.Duration
 	count  int
 }
@@ -156,11 +160,7 @@ func measure(ctx context.Context, s settings, targets []*target, conns []int) er
 				if only := targets[i+1].only; only != 0 && only != n {
 					continue
 				}
-				fl, err := targets[0].take(n, s.slice, 0, round > 0)
-				if err == nil {
-					_, err = targets[i+1].take(n, s.slice, fl, round > 0)
-				}
-				if err != nil {
+				if err := targets[i+1].compare(n, s.slice, targets[0], round > 0); err != nil {
 					return err
 				}
 			}
@@ -170,6 +170,25 @@ func measure(ctx context.Context, s settings, targets []*target, conns []int) er
 		}
 	}
 	return nil
+}
+
+// compare measures a target after the floor and after its base.
+func (t *target) compare(n int, length time.Duration, floor *target, counts bool) error {
+	fl, err := floor.take(n, length, 0, counts)
+	if err != nil {
+		return err
+	}
+	var base float64
+	if t.base != nil {
+		if base, err = t.base.take(n, length, fl, counts); err != nil {
+			return err
+		}
+	}
+	each, err := t.take(n, length, fl, counts)
+	if base > 0 && counts {
+		t.per[n].growth = append(t.per[n].growth, each/base)
+	}
+	return err
 }
 
 // take notes a slice, if it counts, and returns what a request costs, in
