@@ -25,8 +25,7 @@ type target struct {
 	next func() []byte
 	// only is the number of connections that it is loaded over; 0: any.
 	only int
-	// base is what this is compared with beside the floor: it has a slice just before
-	// each of this.
+	// base is what this is compared with beside the floor.
 	base *target
 	// accept looks at the first answer of each connection; nil: any 200 will do.
 	accept func(body []byte) error
@@ -172,23 +171,35 @@ func measure(ctx context.Context, s settings, targets []*target, conns []int) er
 	return nil
 }
 
-// compare measures a target after the floor and after its base.
+// pairs is how often a round compares a target with its base: what differs by a few
+// percent is seen through slices that differ by thirteen.
+const pairs = 3
+
+// compare measures a target after the floor, and over many connections in turns with
+// its base.
 func (t *target) compare(n int, length time.Duration, floor *target, counts bool) error {
 	fl, err := floor.take(n, length, 0, counts)
 	if err != nil {
 		return err
 	}
-	var base float64
-	if t.base != nil {
-		if base, err = t.base.take(n, length, fl, counts); err != nil {
+	if t.base == nil || n == 1 {
+		_, err = t.take(n, length, fl, counts)
+		return err
+	}
+	for range pairs {
+		base, err := t.base.take(n, length, fl, counts)
+		if err != nil {
 			return err
 		}
+		each, err := t.take(n, length, fl, counts)
+		if err != nil {
+			return err
+		}
+		if counts {
+			t.per[n].growth = append(t.per[n].growth, each/base)
+		}
 	}
-	each, err := t.take(n, length, fl, counts)
-	if base > 0 && counts {
-		t.per[n].growth = append(t.per[n].growth, each/base)
-	}
-	return err
+	return nil
 }
 
 // take notes a slice, if it counts, and returns what a request costs, in
