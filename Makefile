@@ -2,6 +2,12 @@
 
 GO       ?= go
 
+# Go writes the commit into what it builds, and fails where git refuses the checkout
+# (another user's): there it is built without.
+ifeq ($(shell git status --porcelain >/dev/null 2>&1 && echo yes),)
+export GOFLAGS := $(shell $(GO) env GOFLAGS) -buildvcs=false
+endif
+
 # Pinned, so that everybody runs the same.
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 

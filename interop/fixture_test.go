@@ -52,7 +52,7 @@ func TestMain(m *testing.M) {
 		}
 		defer func() { _ = os.RemoveAll(dir) }()
 		binary = filepath.Join(dir, "stint")
-		build := exec.Command("go", "build", "-o", binary, "./cmd/stint")
+		build := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "./cmd/stint")
 		build.Dir = ".."
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build stint: %v\n%s", err, out)
