@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math"
 	"slices"
@@ -26,8 +25,7 @@ type Index struct {
 	segments [][]plain  // records with one condition, oldest first
 	first    int        // records of the first segment that are forgotten
 	dropped  uint32     // records that were in segments dropped since
-	slots    []uint32   // hash table of plain records: 1 + number, counted from the very first
-	used     int        // slots in use
+	table    table      // of plain records: their numbers, counted from the very first
 	others   []Entry    // entries that are not plain, oldest first
 	epochs   []Position // entries at which a new epoch began, oldest first
 	joint    map[Key][]Entry
@@ -58,7 +56,7 @@ const (
 // NewIndex returns an empty index. skew is how far the clocks of foreign issuers
 // may be off: a foreign token counts as older than a revocation up to that.
 func NewIndex(skew time.Duration) *Index {
-	return &Index{skew: skew, slots: make([]uint32, 1024), joint: make(map[Key][]Entry)}
+	return &Index{skew: skew, table: newTable(), joint: make(map[Key][]Entry)}
 }
 
 // Head returns how far the index has come.
@@ -148,82 +146,12 @@ func (x *Index) record(number uint32) *plain {
 
 func (p *plain) key() Key { return Key{p.kind, p.digest} }
 
-func (x *Index) slot(k Key) uint32 {
-	h := binary.LittleEndian.Uint64(k.Digest[:]) + uint64(k.Kind)*0x9e3779b97f4a7c15
-	return uint32(h) & uint32(len(x.slots)-1)
-}
-
-// insert files a record. A newer record of the same key takes the place of the
-// older, which it includes.
-func (x *Index) insert(number uint32) {
-	if x.used*3 > len(x.slots)*2 {
-		old := x.slots
-		x.slots, x.used = make([]uint32, 2*len(old)), 0
-		for _, s := range old {
-			if s != 0 {
-				x.insert(s - 1)
-			}
-		}
-	}
-	k := x.record(number).key()
-	for i := x.slot(k); ; i = (i + 1) & uint32(len(x.slots)-1) {
-		switch s := x.slots[i]; {
-		case s == 0:
-			x.slots[i] = number + 1
-			x.used++
-			return
-		case x.record(s-1).key() == k:
-			x.slots[i] = number + 1
-			return
-		}
-	}
-}
-
-// find returns the newest plain record of a key.
-func (x *Index) find(k Key) *plain {
-	for i := x.slot(k); x.slots[i] != 0; i = (i + 1) & uint32(len(x.slots)-1) {
-		if p := x.record(x.slots[i] - 1); p.key() == k {
-			return p
-		}
-	}
-	return nil
-}
-
-// remove takes a record out of the table, if it is the newest of its key.
-func (x *Index) remove(number uint32) {
-	mask := uint32(len(x.slots) - 1)
-	i := x.slot(x.record(number).key())
-	for x.slots[i] != number+1 {
-		if x.slots[i] == 0 {
-			return
-		}
-		i = (i + 1) & mask
-	}
-	// Close the gap, so that every record is still found from its slot.
-	for j := i; ; {
-		x.slots[i] = 0
-		for {
-			j = (j + 1) & mask
-			if x.slots[j] == 0 {
-				x.used--
-				return
-			}
-			home := x.slot(x.record(x.slots[j] - 1).key())
-			if (j-home)&mask >= (j-i)&mask {
-				break
-			}
-		}
-		x.slots[i] = x.slots[j]
-		i = j
-	}
-}
-
 // Reset makes x what y is; y is not used any more.
 func (x *Index) Reset(y *Index) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.base, x.head, x.recent, x.segments, x.first, x.dropped = y.base, y.head, y.recent, y.segments, y.first, y.dropped
-	x.slots, x.used, x.others, x.epochs, x.joint, x.counts, x.loss = y.slots, y.used, y.others, y.epochs, y.joint, y.counts, y.loss
+	x.table, x.others, x.epochs, x.joint, x.counts, x.loss = y.table, y.others, y.epochs, y.joint, y.counts, y.loss
 }
 
 // made is when a token came into being: by feed position if we made it, else by

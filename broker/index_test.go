@@ -301,6 +301,53 @@ func TestTheIndexDecidesAsAPlainListWould(t *testing.T) {
 	}
 }
 
+// Numbers of records come round again in the table's slots, which have room for
+// those that are kept: none is lost or taken for another meanwhile.
+func TestEveryKeyIsFoundWhileTheIndexGrowsAndForgets(t *testing.T) {
+	x, c := NewIndex(0), &chain{}
+	var live []Entry
+	now := t0
+	for wave, of := range []struct{ records, keys int }{
+		{16_900, 100}, {30_000, 15_000}, {5_000, 5_000}, {60_000, 60_000}, {9_000, 5_000}, {40_000, 100}, {20_000, 20_000},
+	} {
+		for i := range of.records {
+			n := i % of.keys
+			k := KeyOf(ByToken, "", fmt.Sprint(wave, n/2))
+			k.Digest[15] = byte(n % 2) // its place and tag are those of another
+			e := c.add(Record{Where: []Key{k}, At: now, Expires: now.Add(time.Hour)})
+			if x.Apply(e) != 1 {
+				t.Fatal("not applied")
+			}
+			live = append(live, e)
+		}
+		if wave%2 == 1 { // what was there before this wave is forgotten
+			now = now.Add(time.Hour)
+			for more := true; more; {
+				_, more = x.Sweep(now)
+			}
+		}
+		kept := x.plains()
+		for _, e := range live[:len(live)-kept] {
+			if p := x.find(e.Where[0]); p != nil && x.base.Pos.Seq+uint64(p.seq) <= e.Pos.Seq {
+				t.Fatalf("wave %d: record %d is forgotten, and found", wave, e.Pos.Seq)
+			}
+		}
+		live = live[len(live)-kept:]
+		newest := make(map[Key]uint64)
+		for _, e := range live {
+			newest[e.Where[0]] = e.Pos.Seq
+		}
+		for k, seq := range newest {
+			if p := x.find(k); p == nil || p.key() != k || x.base.Pos.Seq+uint64(p.seq) != seq {
+				t.Fatalf("wave %d: record %d of %d kept is not found: %+v", wave, seq, kept, p)
+			}
+		}
+		if x.table.used != len(newest) {
+			t.Errorf("wave %d: %d slots are in use, for %d keys", wave, x.table.used, len(newest))
+		}
+	}
+}
+
 // plainly decides by going through every record that is alive at now; with no
 // time, through all.
 func plainly(list []Entry, l *Lineage, skew time.Duration, now time.Time) bool {
