@@ -20,10 +20,11 @@ build: ## build bin/stint
 
 test: build servers node ## all tests but the heavy ones, against real Redis and PostgreSQL
 	$(GO) vet ./...
-	STINT_REQUIRE_SERVERS=1 $(GO) test -timeout 10m ./...
+	STINT_REQUIRE_SERVERS=1 $(GO) test -timeout 20m ./...
 
 e2e: build servers ## the built binary against real Vault, Redis and PostgreSQL
-	STINT_REQUIRE_SERVERS=1 $(GO) test -tags e2e -timeout 60m -count 1 -v ./e2e/... ./internal/vault/... ./providers/vault/...
+	STINT_REQUIRE_SERVERS=all $(GO) test -tags e2e -timeout 60m -count 1 -v ./e2e/... ./internal/vault/... ./providers/vault/...
+	STINT_REQUIRE_SERVERS=all $(GO) test -timeout 60m -count 1 -run Vault ./cmd/stint
 
 lint: ## what the compiler does not see
 	$(GO) run $(GOLANGCI) run ./...
@@ -34,7 +35,7 @@ fuzz: ## every fuzz target for FUZZTIME each (default 20s)
 
 cover: servers ## coverage of every package: build/coverage.html
 	@mkdir -p build
-	STINT_REQUIRE_SERVERS=1 $(GO) test -timeout 15m -coverprofile build/coverage.out ./...
+	STINT_REQUIRE_SERVERS=all $(GO) test -timeout 60m -coverprofile build/coverage.out ./...
 	$(GO) tool cover -html build/coverage.out -o build/coverage.html
 	$(GO) tool cover -func build/coverage.out | tail -1
 
@@ -53,7 +54,7 @@ full: test e2e lint ## all that has to pass before a release: races, fuzzing, co
 	$(MAKE) fuzz cover
 
 servers: # what tests start, if it is not there
-	@./scripts/servers.sh redis-server postgresql nodejs
+	@./scripts/servers.sh redis-server postgresql nodejs curl
 
 node: # the clients that others wrote
 	@./scripts/node.sh
