@@ -282,21 +282,26 @@ func NewRegistry(self string, clients []*Client, agents []*Agent, issuers []*Iss
 		claim(a.Pos, a.Name, a.Identities)
 	}
 	for _, i := range issuers {
-		for _, d := range i.Delegates {
-			if r.Clients[d] == nil {
-				failf(i.Pos, "delegates: there is no client %q", d)
-			}
-		}
-		for sub, a := range i.Actors {
-			if r.Agents[a] == nil && r.Clients[a] == nil {
-				failf(i.Pos, "actors: %s: there is no agent or client %q", sub, a)
-			}
-		}
+		r.checkNamed(i, failf)
 	}
 	if len(problems) > 0 {
 		return nil, problems
 	}
 	return r, nil
+}
+
+// checkNamed fails for clients and agents that an issuer names and nobody is.
+func (r *Registry) checkNamed(i *Issuer, failf func(at scopes.Pos, format string, args ...any)) {
+	for _, d := range i.Delegates {
+		if r.Clients[d] == nil {
+			failf(i.Pos, "delegates: there is no client %q", d)
+		}
+	}
+	for sub, a := range i.Actors {
+		if r.Agents[a] == nil && r.Clients[a] == nil {
+			failf(i.Pos, "actors: %s: there is no agent or client %q", sub, a)
+		}
+	}
 }
 
 // World is the registry as mappings see it.
