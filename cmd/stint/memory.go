@@ -6,35 +6,45 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"sync/atomic"
 	"time"
 )
 
 const (
-	smallHeap  = 30 << 20 // bytes
+	startHeap  = 96 << 20 // bytes
+	smallHeap  = 30 << 20
 	heapMargin = 8 << 20
 )
 
 // tuneMemory lets the heap grow by what the collector has to look through, so that
 // collecting stays a small part of the work. What holds no pointers, such as the
 // index of revocations, costs the collector nothing and is given no room to grow.
-// The environment comes first.
-func tuneMemory(ctx context.Context) {
+// Until settle is called there is room for what only starting needs. The environment
+// comes first.
+func tuneMemory(ctx context.Context) (settle func()) {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
-		return
+		return func() {}
 	}
+	var least atomic.Int64
+	limit := func() { debug.SetMemoryLimit(max(least.Load(), memoryLimit())) }
 	runtime.MemProfileRate = 0 // nobody reads that profile
 	debug.SetGCPercent(400)
-	debug.SetMemoryLimit(smallHeap)
+	least.Store(startHeap)
+	limit()
 	go func() {
 		for {
-			debug.SetMemoryLimit(max(smallHeap, memoryLimit()))
 			select {
 			case <-ctx.Done():
 				return
 			case <-time.After(500 * time.Millisecond):
+				limit()
 			}
 		}
 	}()
+	return func() {
+		least.Store(smallHeap)
+		limit()
+	}
 }
 
 // memoryLimit is what is alive, what the runtime holds beside the heap or cannot

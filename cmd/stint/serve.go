@@ -35,11 +35,13 @@ say so.`,
 		Example: "  stint serve --config /etc/stint/stint.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			settle := tuneMemory(c.Context())
 			cfg, err := config.Load(g.config)
 			if err != nil {
 				return &exitError{exitRefused, err}
 			}
 			return serve(c.Context(), cfg, c.ErrOrStderr(), func(s *server, public, ops string) {
+				settle()
 				s.log.Info("ready", "issuer", cfg.Issuer, "address", public, "ops", ops, "socket", cfg.Listen.Socket,
 					"policy", s.broker.Judge().Policy().Version(), "version", version())
 			})
@@ -60,7 +62,6 @@ func logger(cfg config.Log, w io.Writer) *slog.Logger {
 
 // serve runs a server until ctx is done.
 func serve(ctx context.Context, cfg *config.Config, logs io.Writer, ready func(s *server, public, ops string)) error {
-	tuneMemory(ctx)
 	log := logger(cfg.Log, logs)
 	tel, err := newTelemetry(ctx, cfg, log)
 	if err != nil {
