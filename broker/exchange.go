@@ -180,8 +180,8 @@ func (x *exchange) run(ctx context.Context) (*Issued, error) {
 	if err := b.current(x.now); err != nil {
 		return nil, err
 	}
-	if !x.r.Client.may(x.r.GrantType) {
-		return nil, Fail(Denied, fmt.Errorf("grant type %s is not registered for the client", x.r.GrantType), "this grant type is not registered for the client")
+	if err := x.r.Client.registered(x.r.GrantType); err != nil {
+		return nil, err
 	}
 	x.pos = b.index.Head().Pos
 	if err := x.parties(ctx); err != nil {

@@ -34,6 +34,14 @@ type Question struct {
 	Live bool
 }
 
+// grantType is the one that a client would ask by.
+func (q *Question) grantType() string {
+	if q.Token == nil && q.Subject == nil {
+		return ClientCredentials
+	}
+	return TokenExchange
+}
+
 // Explanation is a decision with everything that led to it.
 type Explanation struct {
 	Allowed bool `json:"allowed"`
@@ -108,6 +116,12 @@ func (j *Judge) Explain(ctx context.Context, q *Question) *Explanation {
 // a request.
 func (j *Judge) caseOf(q *Question, out *Explanation) (*Case, error) {
 	r := j.Registry
+	if q.Client.Disabled {
+		return nil, badClient("client %s is disabled", q.Client.ID)
+	}
+	if err := q.Client.registered(q.grantType()); err != nil {
+		return nil, err
+	}
 	c := &Case{Client: q.Client, Agent: q.Agent, Others: q.Via, Now: q.Now, Live: q.Live}
 	switch {
 	case q.Token != nil:
@@ -186,6 +200,17 @@ func (e *Explanation) sayAssumed() {
 	}
 }
 
+// issuer is the subject's; empty for a client that acts for itself.
+func (q *Question) issuer() string {
+	switch {
+	case q.Token != nil:
+		return q.Token.Issuer
+	case q.Subject != nil:
+		return q.Subject.Issuer
+	}
+	return ""
+}
+
 // tokenCase reads the parties off a token.
 func (j *Judge) tokenCase(q *Question, c *Case) (l *Lineage, err error) {
 	r := j.Registry
@@ -241,9 +266,18 @@ func (e *Explanation) nearest(j *Judge, q *Question, err error) (out []string) {
 		}
 	}
 	switch CodeOf(err) {
+	case BadClient:
+		return []string{fmt.Sprintf("client %s is disabled: enable it", q.Client.ID)}
+	case Denied:
+		if q.Client.registered(q.grantType()) != nil {
+			return []string{fmt.Sprintf("grant_types of client %s with %s", q.Client.ID, q.grantType())}
+		}
 	case BadTarget:
 		return []string{fmt.Sprintf("the targets of client %s are %s", q.Client.ID, listed(q.Client.Targets))}
 	case BadToken:
+		if i := j.Registry.Issuers[q.issuer()]; i != nil && i.Disabled {
+			return []string{fmt.Sprintf("issuer %s is disabled: enable it", i.Issuer)}
+		}
 		if e.Policy == nil && q.Token == nil && q.Subject != nil && q.Held == nil {
 			return []string{"the scopes that a token of ours holds (--held), or consent of the issuer: a delegate, or an identity there"}
 		}

@@ -30,6 +30,13 @@ func (w *world) explain(change func(*broker.ExchangeRequest)) *broker.Explanatio
 	return w.judge.Explain(context.Background(), w.question(w.request(change)))
 }
 
+// without returns the client as it were without a grant type.
+func without(c *broker.Client, grantType string) *broker.Client {
+	other := *c
+	other.GrantTypes = slices.DeleteFunc(slices.Clone(c.GrantTypes), func(g string) bool { return g == grantType })
+	return &other
+}
+
 // What is explained is what is decided: the same request gets the same answer
 // from both, for the same reason.
 func TestExplainAgreesWithTheExchange(t *testing.T) {
@@ -51,6 +58,7 @@ func TestExplainAgreesWithTheExchange(t *testing.T) {
 		"an issuer that is not trusted":  foreign(func(k *broker.Token) { k.Issuer = "https://evil.test" }),
 		"another audience":               foreign(func(k *broker.Token) { k.Audience = []string{"https://other.test"} }),
 		"software that nobody names":     foreign(func(k *broker.Token) { k.ClientID = "unheard-of" }),
+		"a client that may not exchange": func(r *broker.ExchangeRequest) { r.Client = without(r.Client, broker.TokenExchange) },
 		"a client without consent":       func(r *broker.ExchangeRequest) { r.Client = w.reg.Clients["files-mcp"] },
 		"details that are no JSON":       func(r *broker.ExchangeRequest) { r.Details = "[" },
 		"a tool that the mapping lacks":  func(r *broker.ExchangeRequest) { r.Scope, r.Details = "", `[{"type":"mcp_tool_call","tool":"nope"}]` },

@@ -119,6 +119,14 @@ func checkID(id string) error {
 // may reports whether the client may use a grant type.
 func (c *Client) may(grantType string) bool { return slices.Contains(c.GrantTypes, grantType) }
 
+// registered fails if the client may not use a grant type.
+func (c *Client) registered(grantType string) error {
+	if c.may(grantType) {
+		return nil
+	}
+	return Fail(Denied, fmt.Errorf("grant type %s is not registered for the client", printable(grantType)), "this grant type is not registered for the client")
+}
+
 // Agent is software that subjects use and that is no client of ours.
 type Agent struct {
 	scopes.Pos `yaml:"-"`
@@ -315,7 +323,11 @@ func (r *Registry) World() scopes.World {
 		w.Agents[a.Name] = a.Ceiling
 	}
 	for _, c := range r.Clients {
-		w.Clients[c.ID] = scopes.Client{Resource: c.Resource, Targets: c.Targets, Ceiling: c.Ceiling}
+		in := scopes.Client{Resource: c.Resource, Targets: c.Targets, Ceiling: c.Ceiling, Alone: !c.may(TokenExchange)}
+		if in.Alone && !c.may(ClientCredentials) { // it may ask for nothing, but has its name
+			in.Resource, in.Targets = "", nil
+		}
+		w.Clients[c.ID] = in
 	}
 	for _, i := range r.Issuers {
 		w.Issuers = append(w.Issuers, i.Issuer)
