@@ -174,7 +174,8 @@ type To struct {
 	// Subjects are single subjects, as ISSUER#SUB.
 	Subjects []Text `yaml:"subjects,omitempty"`
 	// Claims are claims of the subject's token with their exact values; iss and
-	// sub are among them.
+	// sub are among them, others have to stand in the issuer's list of claims. "*"
+	// is any value of a claim that is there.
 	Claims map[string]Text `yaml:"claims,omitempty"`
 }
 
@@ -227,6 +228,9 @@ type World struct {
 	// Issuers are those whose subjects we accept.
 	Self    string
 	Issuers []string
+	// Claims are, by issuer, the claims that its tokens are read for beside iss and
+	// sub; nil: not known.
+	Claims map[string][]string
 	// Providers are the grant schemas of the configured upstreams, by their names.
 	Providers map[string]*grant.Schema
 }
@@ -238,6 +242,8 @@ type Client struct {
 	// Targets are the resources and providers that it may ask for.
 	Targets []string
 	Ceiling *Ceiling
+	// Alone says that it may not act for users, but only for itself.
+	Alone bool
 }
 
 // Problem is one thing wrong with a mapping.

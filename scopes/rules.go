@@ -70,8 +70,11 @@ func (c *compiler) to(out *rule, in *To) {
 	out.claims = make(map[string]string, len(in.Claims))
 	for name, v := range in.Claims {
 		c.policy.claims[name] = true
-		if name == "iss" && !c.issuers[v.Value] {
+		switch {
+		case name == "iss" && v.Value != star && !c.issuers[v.Value]:
 			c.failf(v.Pos, "to: no configured issuer is %q, so that this never matches; there are: %s", v.Value, list(maps.Keys(c.issuers)))
+		case !c.shown(in.Claims["iss"].Value, name):
+			c.failf(v.Pos, "to: no token shows the claim %q, so that this never matches: it has to stand in the list of claims of its issuer", name)
 		}
 		out.claims[name] = v.Value
 	}
@@ -87,6 +90,20 @@ func (c *compiler) to(out *rule, in *To) {
 		}
 		out.subjects[s.Value] = true
 	}
+}
+
+// shown reports whether tokens of an issuer are read for a claim; those of any, if
+// iss is none's.
+func (c *compiler) shown(iss, claim string) bool {
+	if claim == "iss" || claim == "sub" || c.world.Claims == nil {
+		return true
+	}
+	for issuer, claims := range c.world.Claims {
+		if (iss == "" || iss == star || iss == issuer) && slices.Contains(claims, claim) {
+			return true
+		}
+	}
+	return false
 }
 
 // reachable reports rules that nobody can ever use, and scopes that nobody can
@@ -123,6 +140,9 @@ func (c *compiler) reachable(m *Mapping) {
 // ask for the scope.
 func (c *compiler) someClient(r *resource, rule *rule, s *scope) bool {
 	for _, id := range c.asks[r.id] {
+		if client := c.world.Clients[id]; client.Alone && len(rule.to.Groups) > 0 {
+			continue // a client itself is in no group
+		}
 		named := len(rule.to.Clients) == 0 || slices.ContainsFunc(rule.to.Clients, func(t Text) bool { return t.Value == star || t.Value == id })
 		if named && c.world.Clients[id].Ceiling.allows(r.id, s) {
 			return true

@@ -237,6 +237,9 @@ func (p *plan) subject(q question) (*scopes.Subject, error) {
 		if !ok {
 			return nil, usage("--claim is NAME=VALUE, not %q", c)
 		}
+		if shown := p.world().Claims[iss]; !slices.Contains(shown, name) {
+			return nil, usage("--claim: tokens of %s are not read for %q; its list of claims has %s", iss, name, listed(slices.Clone(shown)))
+		}
 		s.Claims[name] = value
 	}
 	return s, nil

@@ -81,8 +81,18 @@ func newPlan(ctx context.Context, cfg *config.Config, deps providers.Deps) (*pla
 	for _, m := range mappings {
 		p.resources[m.Resource.Value] = true
 	}
-	p.policy, err = scopes.Compile(mappings, p.registry.World())
+	p.policy, err = scopes.Compile(mappings, p.world())
 	return p, err
+}
+
+// world is what mappings may name.
+func (p *plan) world() scopes.World {
+	w := p.registry.World()
+	w.Claims = make(map[string][]string, len(p.cfg.Issuers))
+	for _, i := range p.cfg.Issuers {
+		w.Claims[i.Policy.Issuer] = i.Tokens.Claims
+	}
+	return w
 }
 
 func openProviders(ctx context.Context, cfg *config.Config, deps providers.Deps) (map[string]broker.Provider, []error) {
@@ -119,7 +129,7 @@ func (p *plan) compile() (*scopes.Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	return scopes.Compile(mappings, p.registry.World())
+	return scopes.Compile(mappings, p.world())
 }
 
 // tokenConfig reads the keys that files hold.
