@@ -104,6 +104,7 @@ func TestCheckRefusesWhatStartingRefuses(t *testing.T) {
 			[]string{"stint.yaml:64:5: client notes-mcp: its keys: key 1: "}},
 		"an authority that is gone":  {theConfig, []string{"", "network: {ca: nowhere.pem}\n"}, []string{":11: network: ca: nowhere.pem: no such file or directory"}},
 		"an authority that is none":  {theConfig, []string{"", "network: {ca: stint.yaml}\n"}, []string{":11: network: ca: stint.yaml holds no certificate"}},
+		"one address for both":       {theConfig, []string{"127.0.0.1:9464", "localhost:8080"}, []string{"listen: ops: localhost:8080: address listens there already"}},
 		"a certificate that is gone": {theConfig, []string{"  ops:", "  tls: {certificate: tls.crt, key: tls.key}\n  ops:"}, []string{"stint.yaml:22:9: listen: tls: certificate: open DIR/tls.crt: no such file"}},
 		"a kind that there is not":   {theConfig, []string{"", "providers: [{name: a, kind: oracle, settings: {x: y}}]\n"}, []string{`: provider a: there is no kind of provider "oracle"`}},
 		"settings that are wrong":    {theConfig, []string{"", "providers:\n  - name: a\n    kind: postgres\n    settings:\n      host: db\n"}, []string{":7: database is missing", ":7: password is missing", ":7: entitlement is missing"}},

@@ -104,7 +104,30 @@ func (l *Listen) Check() error {
 		return errors.Join(l.Listen.Check(), fmt.Errorf("ops: %s: health in full and metrics are plain HTTP, for loopback addresses; "+
 			"where the network lets in nobody else, say insecure_ops: true", l.Ops))
 	}
+	if overlap(l.Address, l.Ops) {
+		return errors.Join(l.Listen.Check(), fmt.Errorf("ops: %s: address listens there already; choose another port", l.Ops))
+	}
 	return l.Listen.Check()
+}
+
+// overlap reports whether two servers cannot listen at both addresses.
+func overlap(a, b string) bool {
+	hostA, portA, err1 := net.SplitHostPort(a)
+	hostB, portB, err2 := net.SplitHostPort(b)
+	if err1 != nil || err2 != nil || portA != portB || portA == "0" {
+		return false
+	}
+	host := func(s string) net.IP {
+		switch s {
+		case "":
+			return net.IPv6unspecified
+		case "localhost":
+			return net.IPv4(127, 0, 0, 1)
+		}
+		return net.ParseIP(s)
+	}
+	ipA, ipB := host(hostA), host(hostB)
+	return hostA == hostB || ipA.Equal(ipB) && ipA != nil || ipA.IsUnspecified() || ipB.IsUnspecified()
 }
 
 // Provider is an upstream.
