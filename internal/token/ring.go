@@ -51,7 +51,19 @@ type Ring struct {
 	// mu is held from reading the document until it is in force: of two at work the
 	// one that read first would else bring back what the other took away.
 	mu sync.Mutex
+
+	lookers atomic.Int32 // how many want to look for a key
+	looking sync.Mutex   // held by who does; guards what follows
+	looked  time.Time
+	unread  error // why the document could not be read then
 }
+
+// Looking for a key that is not known: how often at most, because anybody can ask for
+// one, and how long it may take.
+const (
+	lookEvery   = 2 * time.Second
+	lookTimeout = 5 * time.Second
+)
 
 // ringState is what one version of the document says.
 type ringState struct {
@@ -315,6 +327,40 @@ func (r *Ring) find(h joseHeader, now time.Time) (*Key, uint64) {
 		}
 	}
 	return nil, 0
+}
+
+// look is find, and reads the document again for a key that is not known: another
+// replica may have begun it. The error wraps errKeys: it is not known whether there is
+// such a key.
+func (r *Ring) look(ctx context.Context, h joseHeader) (*Key, uint64, error) {
+	k, generation := r.find(h, r.cfg.Now())
+	if k != nil || r.state.Load().knows(h.kid) {
+		return k, generation, nil
+	}
+	defer r.lookers.Add(-1)
+	if r.lookers.Add(1) > maxWaiting {
+		return nil, 0, fmt.Errorf("%w: too many wait for them", errKeys)
+	}
+	r.looking.Lock()
+	defer r.looking.Unlock()
+	now := r.cfg.Now()
+	if d := now.Sub(r.looked); d >= lookEvery || d < 0 {
+		ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+		defer cancel()
+		r.unread = r.Reload(ctx)
+		now = r.cfg.Now()
+		r.looked = now
+	}
+	if k, generation = r.find(h, now); k == nil && r.unread != nil {
+		return nil, 0, fmt.Errorf("%w of ours: %w", errKeys, r.unread)
+	}
+	return k, generation, nil
+}
+
+// knows reports whether there is or was a key.
+func (s *ringState) knows(kid string) bool {
+	return slices.ContainsFunc(s.keys, func(k *ownKey) bool { return k.id == kid }) ||
+		slices.ContainsFunc(s.revoked, func(k revokedKey) bool { return k.ID == kid })
 }
 
 // sign makes a JWS of a payload with the key that signs now.

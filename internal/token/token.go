@@ -227,7 +227,7 @@ func (s *Service) Verify(ctx context.Context, raw secret.String) (*broker.Token,
 	}
 	c := &cached{key: key, token: &p.Token, keys: s.ring}
 	if from == nil {
-		c.state, err = s.verifyOurs(t, p, now)
+		c.state, err = s.verifyOurs(ctx, t, p)
 	} else {
 		c.keys = from.keys
 		c.state, err = from.verify(ctx, t, p)
@@ -249,8 +249,11 @@ func (s *Service) Verify(ctx context.Context, raw secret.String) (*broker.Token,
 }
 
 // verifyOurs checks a token that says it is ours.
-func (s *Service) verifyOurs(t *jws, p *payload, now time.Time) (state uint64, err error) {
-	k, state := s.ring.find(t.joseHeader, now)
+func (s *Service) verifyOurs(ctx context.Context, t *jws, p *payload) (state uint64, err error) {
+	k, state, err := s.ring.look(ctx, t.joseHeader)
+	if err != nil {
+		return 0, err
+	}
 	if k == nil {
 		return 0, fmt.Errorf("no key of ours is %q", printable(t.kid))
 	}
