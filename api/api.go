@@ -58,6 +58,7 @@ type Keys interface {
 }
 
 // Limits bound what strangers send. Zero values mean the defaults given here.
+// Revocations are counted apart from all else, by the same numbers.
 type Limits struct {
 	// Body is the largest request body, in bytes. Default: 65536.
 	Body int64 `yaml:"body,omitempty" check:"min=1024,max=1048576"`
@@ -138,6 +139,7 @@ type Server struct {
 	clients   *rates
 	addresses *rates
 	slots     chan struct{}
+	revoking  chan struct{}
 	draining  atomic.Bool
 	last      lastStatus
 	failures  *rate.Limiter // of lines in the log
@@ -163,6 +165,7 @@ func New(cfg Config, b Broker) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, broker: b, log: cfg.Log, now: cfg.Now, slots: make(chan struct{}, cfg.Limits.Concurrency),
+		revoking:  make(chan struct{}, cfg.Limits.Concurrency),
 		clients:   newRates(cfg.Limits.ClientRate, cfg.Limits.ClientBurst),
 		addresses: newRates(cfg.Limits.AddressRate, cfg.Limits.AddressBurst),
 		failures:  rate.NewLimiter(1, 60),

@@ -36,7 +36,10 @@ func TestConcurrencyIsLimited(t *testing.T) {
 	go func() { done <- w.post("/oauth2/token", form) }()
 	<-waits
 	later(t, "a second request", w.post("/oauth2/token", w.form()), 503)
-	later(t, "another endpoint", w.post("/oauth2/revoke", url.Values{"token": {"abc"}}), 503)
+	later(t, "another endpoint", w.post("/oauth2/introspect", url.Values{"token": {"abc"}}), 503)
+	if got := w.post("/oauth2/revoke", url.Values{"token": {"abc"}}); got.status != 200 {
+		t.Errorf("a revocation, which has a place of its own: %d %s", got.status, got.body)
+	}
 	for _, path := range []string{"/livez", "/readyz"} {
 		if got := w.get(path); got.status != 200 {
 			t.Errorf("%s: %d", path, got.status)
@@ -83,10 +86,20 @@ func TestPanicGivesItsPlaceBack(t *testing.T) {
 	issued(t, w.post("/oauth2/token", form))
 }
 
-// local sends requests to the public handler as from an address.
+// from sends a request to the public handler as from an address.
 func (w *world) from(address string, header ...string) *answer {
 	w.Helper()
-	r := httptest.NewRequest(http.MethodGet, "http://stint/oauth2/jwks", nil)
+	return w.arrive(httptest.NewRequest(http.MethodGet, "http://stint/oauth2/jwks", nil), address, header...)
+}
+
+// revocationFrom is from, for a revocation.
+func (w *world) revocationFrom(address string, header ...string) *answer {
+	w.Helper()
+	return w.arrive(httptest.NewRequest(http.MethodPost, "http://stint/oauth2/revoke", nil), address, header...)
+}
+
+func (w *world) arrive(r *http.Request, address string, header ...string) *answer {
+	w.Helper()
 	r.RemoteAddr = address
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Add(header[i], header[i+1])
@@ -139,6 +152,9 @@ func TestAddressesAreHeldToARate(t *testing.T) {
 			}
 			if oauth, _, _ := errorOf(t, got); got.status != 429 || oauth != "temporarily_unavailable" || got.header.Get("Retry-After") != "2" {
 				t.Errorf("%d %s %v", got.status, got.body, got.header)
+			}
+			if got := w.revocationFrom(c.then[0], c.then[1:]...); got.status == 429 {
+				t.Errorf("a revocation is held to what else was asked: %s", got.body)
 			}
 			w.clock.move(2 * time.Second)
 			if got := w.from(c.then[0], c.then[1:]...); got.status != 200 {
@@ -195,10 +211,16 @@ func TestClientsAreHeldToARate(t *testing.T) {
 		}
 	}
 	for path, form := range map[string]url.Values{
-		"/oauth2/token": w.asFilesMCP(url.Values{"grant_type": {"client_credentials"}, "resource": {mcp}, "scope": {"files:read"}}), "/oauth2/revoke": looking, "/oauth2/introspect": looking,
+		"/oauth2/token": w.asFilesMCP(url.Values{"grant_type": {"client_credentials"}, "resource": {mcp}, "scope": {"files:read"}}), "/oauth2/introspect": looking,
 	} {
 		later(t, path, w.post(path, form), 429)
 	}
+	for range 2 { // what it used up otherwise does not keep it from taking back
+		if got := w.post("/oauth2/revoke", looking); got.status != 200 {
+			t.Errorf("a revocation: %d %s", got.status, got.body)
+		}
+	}
+	later(t, "one revocation too many", w.post("/oauth2/revoke", looking), 429)
 	issued(t, w.post("/oauth2/token", w.form())) // another client
 	w.clock.move(time.Second)
 	if got := w.post("/oauth2/introspect", looking); got.status == 429 {

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"errors"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -61,12 +62,26 @@ func (r *rates) take(name string, now time.Time) (wait time.Duration, ok bool) {
 	return max(time.Duration(float64(time.Second)/float64(r.limit)), time.Second), false
 }
 
+// purpose is what a request counts for. Revocations have rates and places of their
+// own: whoever has used up the others can still take back.
+func purpose(r *http.Request) string {
+	if strings.HasSuffix(r.URL.Path, "/oauth2/revoke") {
+		return "revoke "
+	}
+	return ""
+}
+
 // limited holds a handler to the rate of an address and to the number of
 // requests at a time. A request counts once its body is there: whoever sends it a
 // byte at a time holds up nobody else.
 func (s *Server) limited(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		if wait, ok := s.addresses.take(addressKey(c.RealIP()), s.now()); !ok {
+		counts := purpose(c.Request())
+		slots := s.slots
+		if counts != "" {
+			slots = s.revoking
+		}
+		if wait, ok := s.addresses.take(counts+addressKey(c.RealIP()), s.now()); !ok {
 			return s.fail(c, limited(wait))
 		}
 		if _, err := readBody(c.Request()); err != nil {
@@ -76,8 +91,8 @@ func (s *Server) limited(next echo.HandlerFunc) echo.HandlerFunc {
 			return s.fail(c, err)
 		}
 		select {
-		case s.slots <- struct{}{}:
-			defer func() { <-s.slots }()
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
 			return next(c)
 		default:
 			e := broker.Fail(broker.Unavailable, errors.New("too many requests at a time"), "the server is busy; try again")

@@ -258,7 +258,7 @@ func (s *Server) client(ctx context.Context, r *http.Request, form url.Values) (
 	if err != nil {
 		return nil, err
 	}
-	if wait, ok := s.clients.take(client.ID, s.now()); !ok {
+	if wait, ok := s.clients.take(purpose(r)+client.ID, s.now()); !ok {
 		return nil, limited(wait)
 	}
 	return client, nil
