@@ -37,6 +37,7 @@ type payload struct {
 	broker.Token
 	notBefore time.Time
 	idClaims  bool // it has claims that only ID tokens have
+	bound     bool // it is good only together with a key (RFC 7800)
 }
 
 // parsePayload reads claims. Nothing of it is trusted before the signature is
@@ -169,6 +170,8 @@ func (p *payload) member(name string, value []byte, n names) (err error) {
 		p.MayAct, err = mayAct(value)
 	case "nonce", "at_hash", "c_hash", "s_hash":
 		p.idClaims = true
+	case "cnf":
+		p.bound = true
 	case "authorization_details":
 		p.Details = append(json.RawMessage(nil), value...)
 	case "stint":

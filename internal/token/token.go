@@ -38,6 +38,10 @@ type Issuer struct {
 	// Claims are further claims that the rules of mappings may name: texts,
 	// numbers and truths.
 	Claims []string `yaml:"claims,omitempty"`
+	// BoundTokens accepts tokens that are bound to a key of whoever holds them (claim
+	// cnf: DPoP, mutual TLS) without a proof of that key. It is for issuers whose
+	// tokens reach us from servers that have checked it, as resource servers do.
+	BoundTokens bool `yaml:"bound_tokens,omitempty"`
 }
 
 // Check says what is wrong with an issuer's entry.
@@ -120,6 +124,7 @@ type issuer struct {
 	keys  *source
 	uses  map[string]broker.Use
 	names names
+	bound bool // tokens that are bound to a key are accepted
 }
 
 // New returns a service. client fetches the keys of issuers and clients: which
@@ -136,7 +141,7 @@ func New(cfg Config, ring *Ring, client *http.Client) (*Service, error) {
 		if err != nil {
 			return nil, fmt.Errorf("issuer %s: %w", in.ID, err)
 		}
-		out := &issuer{id: in.ID, uses: uses, names: in.names()}
+		out := &issuer{id: in.ID, uses: uses, names: in.names(), bound: in.BoundTokens}
 		if keys := cfg.IssuerKeys[in.ID]; keys != nil {
 			set, err := ParseKeys(keys, in.Algorithms, true)
 			if err != nil {
@@ -286,6 +291,9 @@ func (i *issuer) verify(ctx context.Context, t *jws, p *payload) (state uint64, 
 	p.Use, p.Type, p.Stint, p.Details = use, t.typ, nil, nil
 	if p.idClaims && use != broker.IDToken {
 		return 0, errors.New("an ID token in the place of another")
+	}
+	if p.bound && !i.bound {
+		return 0, errors.New("it is bound to a key, of which nobody proves possession here")
 	}
 	if len(p.Audience) == 0 {
 		return 0, errors.New("no audience")

@@ -119,6 +119,8 @@ func TestTokensThatAreRefused(t *testing.T) {
 		"no issuer":                                 with(map[string]any{"iss": nil}),
 		"an issuer that is a list":                  with(map[string]any{"iss": []string{idp}}),
 		"our issuer, signed by another":             with(map[string]any{"iss": self}),
+		"bound to a key for DPoP":                   with(map[string]any{"cnf": map[string]any{"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}}),
+		"bound to a certificate":                    with(map[string]any{"cnf": map[string]any{"x5t#S256": "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2"}}),
 		"no audience":                               with(map[string]any{"aud": nil}),
 		"an audience that is an object":             with(map[string]any{"aud": map[string]any{"a": 1}}),
 		"an audience that is a number":              with(map[string]any{"aud": 7}),
@@ -508,3 +510,11 @@ func TestKeySets(t *testing.T) {
 }
 
 func header0(alg, kid string) joseHeader { return joseHeader{alg: alg, kid: kid} }
+
+func TestBoundTokensAreAcceptedOfIssuersThatSaySo(t *testing.T) {
+	w := newWorld(t, func(cfg *Config) { cfg.Issuers[0].BoundTokens = true })
+	raw := w.compact(accessHeader, mustJSON(t, claims(w.clock.Now(), map[string]any{"cnf": map[string]any{"jkt": "x"}})))
+	if _, err := w.verify(raw); err != nil {
+		t.Error(err)
+	}
+}
