@@ -34,11 +34,11 @@ func (r *Registry) accepts(which string, t *Token, now time.Time) error {
 	case t.SessionID != "" && t.AuthTime.IsZero() && !i.UndatedSessions:
 		// Its session could be of any age: tokens are renewed, and iat with them.
 		return refused(which, "it has a sid and no auth_time, so that max_session_age cannot be held against it; undated_sessions accepts it")
-	case !legible(t.Subject) || !legible(t.ID):
+	case !Legible(t.Subject) || !Legible(t.ID):
 		return refused(which, "its sub or jti is of more than %d bytes, or has characters that cannot be printed", maxName)
 	}
 	for _, a := range t.Actors {
-		if !legible(a.Subject) || !legible(a.Issuer) {
+		if !Legible(a.Subject) || !Legible(a.Issuer) {
 			return refused(which, "its act is of more than %d bytes, or has characters that cannot be printed", maxName)
 		}
 	}
@@ -48,9 +48,10 @@ func (r *Registry) accepts(which string, t *Token, now time.Time) error {
 // maxName bounds the names in a foreign token, in bytes.
 const maxName = 512
 
-// legible reports whether a name from a foreign token can be kept and shown: no
-// control characters, nor what turns or hides text.
-func legible(s string) bool {
+// Legible reports whether the name of a subject or token can be kept and shown, as
+// every one that is accepted can: at most 512 bytes, no control characters, nor what
+// turns or hides text.
+func Legible(s string) bool {
 	return len(s) <= maxName && utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 

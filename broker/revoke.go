@@ -87,11 +87,16 @@ type Receipt struct {
 
 // Revoke takes back what a selector says. When it returns, the revocation is
 // durable; leases are ended upstream from then on. Errors: BadRequest for an
-// empty selector; Unavailable if no durable write was possible.
+// selector that is empty, or that nothing can be called; Unavailable if no durable write was possible.
 func (b *Broker) Revoke(ctx context.Context, r Revocation) (*Receipt, error) {
 	where := r.Selector.where()
 	if len(where) == 0 {
 		return nil, Fail(BadRequest, nil, "say what: token, session, subject or lease")
+	}
+	for _, name := range []string{r.Selector.Token, r.Selector.Subject} {
+		if _, id, foreign := strings.Cut(name, "#"); foreign && !Legible(id) {
+			return nil, Fail(BadRequest, nil, "no subject or token can be called that: it is too long, or has characters that cannot be printed, such as the end of a line")
+		}
 	}
 	return b.revoke(ctx, r, where, b.now().Add(b.longest()))
 }

@@ -66,6 +66,15 @@ func TestRevocationSelectors(t *testing.T) {
 	}
 }
 
+func TestWhatNothingCanBeCalledIsNotRevoked(t *testing.T) {
+	w := newWorld(t)
+	for _, sel := range []broker.Selector{{}, {Subject: idp + "#alice\n"}, {Subject: idp + "#" + strings.Repeat("a", 513)}, {Token: idp + "#a\x00"}} {
+		if got, err := w.b.Revoke(context.Background(), broker.Revocation{Selector: sel}); broker.CodeOf(err) != broker.BadRequest {
+			t.Errorf("%q: %v, %v", sel, got, err)
+		}
+	}
+}
+
 func TestRevocationsThatCannotBeStoredAreNotSwallowed(t *testing.T) {
 	w := newWorld(t)
 	w.store.fail(errors.New("gone"))

@@ -94,6 +94,8 @@ func wellFormed(s broker.Selector) error {
 	iss, jti, foreign := strings.Cut(s.Token, "#")
 	_, sub, person := strings.Cut(s.Subject, "#")
 	switch {
+	case !broker.Legible(sub) || !broker.Legible(jti):
+		return errors.New("no subject or token can be called that: it is too long, or has characters that cannot be printed, such as the end of a line")
 	case strings.HasPrefix(s.Token, "eyJ") && strings.Contains(s.Token, "."):
 		return errors.New("--token is the jti of the token, not the token itself: that belongs into no command line")
 	case s.Token != "" && !foreign && !id(s.Token):
@@ -136,8 +138,10 @@ func known(cfg *config.Config, s broker.Selector) error {
 			return err
 		}
 	}
-	iss, _, person := strings.Cut(s.Subject, "#")
+	iss, sub, person := strings.Cut(s.Subject, "#")
 	switch {
+	case person && iss == cfg.Issuer:
+		return fmt.Errorf("--subject: a client of ours that acts for itself is named by its id alone: %s", sub)
 	case person:
 		return trusted("--subject", iss)
 	case s.Subject != "" && !slices.Contains(clients, s.Subject):
