@@ -92,11 +92,17 @@ func toProblem(at endpoint, err error) problem {
 		Error: r.name, Description: describe(e.Public), URL: e.URL, status: r.status[at],
 		retryAfter: e.RetryAfter, challenge: e.Code == broker.BadClient,
 	}
+	if at == adminEndpoint && e.Code == broker.Unavailable {
+		p.Description = "not done: something that is needed is unavailable; /readyz at listen.ops and the log say what"
+	}
 	if e.Code == broker.Limited || e.Code == broker.Unavailable { // never without a time
 		p.retryAfter = max(p.retryAfter, time.Second)
 	}
 	return p
 }
+
+// unquote takes the escapes of quotation marks out of a text.
+var unquote = strings.NewReplacer(`\"`, "'", `"`, "'")
 
 // describe keeps a text to what error_description may hold: printable ASCII
 // without quotation mark and backslash (RFC 6749 section 5.2). Some texts repeat a
@@ -104,15 +110,13 @@ func toProblem(at endpoint, err error) problem {
 func describe(text string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
-		case r == '"':
-			return '\''
 		case r == '\\':
 			return '/'
 		case r < ' ' || r > '~':
 			return '?'
 		}
 		return r
-	}, text)
+	}, unquote.Replace(text))
 }
 
 // unsupportedGrantType has no code: the broker never sees it.

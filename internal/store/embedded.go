@@ -120,7 +120,7 @@ func openBolt(path, format string, buckets ...[]byte) (db *bolt.DB, file *os.Fil
 		return nil, nil, errors.New("in use by another process")
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w: if it is damaged, put back a copy or move it away; docs/rough-edges.md says what is lost", err)
 	}
 	err = db.Update(func(tx *bolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)
