@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"time"
 )
 
 // FrameType says what a frame of the journal holds.
@@ -108,7 +109,10 @@ type Journal struct {
 
 	disk     sync.Mutex // held by whoever writes; guards what follows
 	seg      *durable
-	at       int64 // where the next frame goes
+	name     string      // of its file
+	file     os.FileInfo // what stood there when it was opened
+	looked   time.Time   // when it was last seen there
+	at       int64       // where the next frame goes
 	seq      uint64
 	batches  uint32
 	buf      []byte
@@ -253,7 +257,11 @@ func (j *Journal) put(frames []Frame) error {
 		j.seq++
 		buf = appendFrame(buf, f, j.batches, j.seq, i < len(frames)-1)
 	}
-	if err := j.seg.append(buf, j.at); err != nil {
+	err := j.seg.append(buf, j.at)
+	if now := time.Now(); err == nil && now.Sub(j.looked) >= lookEvery {
+		j.looked, err = now, j.gone()
+	}
+	if err != nil {
 		// After a failed sync nobody knows what the disk holds, and asking again
 		// would be answered with success.
 		j.failed = fmt.Errorf("write journal: %w", err)
@@ -289,11 +297,37 @@ func appendFrame(buf []byte, f Frame, batch uint32, seq uint64, more bool) []byt
 	return buf
 }
 
+// lookEvery is how often who writes looks whether the file is where it was.
+const lookEvery = time.Second
+
+// gone returns an error if the present segment is not under its name any more: what is
+// written then is lost with the last process that has it open.
+func (j *Journal) gone() error {
+	info, err := os.Stat(j.name)
+	if err == nil && os.SameFile(info, j.file) {
+		return nil
+	}
+	return fmt.Errorf("%s is not there any more, or is another file: stop the server, put the journal's folder back or let a new one begin, and start again", j.name)
+}
+
 // Failed returns the error that stopped the journal, or nil.
 func (j *Journal) Failed() error {
 	j.disk.Lock()
 	defer j.disk.Unlock()
+	if j.failed == nil {
+		j.failed = j.gone()
+	}
 	return j.failed
+}
+
+// HoldJournal keeps others from opening the journal in dir until release is called. An
+// error says that somebody has it open.
+func HoldJournal(dir string) (release func() error, err error) {
+	lock, err := lockFile(filepath.Join(dir, "lock"))
+	if err != nil {
+		return nil, fmt.Errorf("journal %s: %w", dir, err)
+	}
+	return func() error { return unlock(lock) }, nil
 }
 
 // Close waits for what is being written and closes the files. Closing again does

@@ -462,3 +462,65 @@ func cpuTime(b *testing.B) time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// What is written to a file that has lost its name is lost with the process.
+func TestAJournalThatVanishesIsNoticed(t *testing.T) {
+	for name, vanish := range map[string]func(dir string) error{
+		"its folder is removed": os.RemoveAll,
+		"its folder is moved":   func(dir string) error { return os.Rename(dir, dir+".old") },
+		"its file is replaced": func(dir string) error {
+			path := segments(t, dir)[0]
+			data, err := os.ReadFile(path)
+			if err == nil {
+				err = os.WriteFile(path+".copy", data, 0o600)
+			}
+			return errors.Join(err, os.Rename(path+".copy", path))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "journal")
+			j := open(t, audit.JournalConfig{Dir: dir})
+			idle := open(t, audit.JournalConfig{Dir: dir + "-idle"})
+			mustAppend(t, j, text("a"))
+			if j.Failed() != nil || idle.Failed() != nil {
+				t.Fatal(j.Failed(), idle.Failed())
+			}
+			if err := errors.Join(vanish(dir), vanish(dir+"-idle")); err != nil {
+				t.Fatal(err)
+			}
+			if err := idle.Failed(); err == nil || !strings.Contains(err.Error(), "not there any more") {
+				t.Errorf("of a journal in which nobody writes: %v", err)
+			}
+			var err error
+			for began := time.Now(); err == nil && time.Since(began) < 10*time.Second; time.Sleep(10 * time.Millisecond) {
+				err = j.Append(text("b"))
+			}
+			if err == nil || !strings.Contains(err.Error(), "not there any more") {
+				t.Errorf("of one in which somebody does: %v", err)
+			}
+			if err := j.Append(text("c")); err == nil {
+				t.Error("and then it goes on")
+			}
+		})
+	}
+}
+
+func TestAJournalThatIsHeldIsNotOpened(t *testing.T) {
+	dir := t.TempDir()
+	open(t, audit.JournalConfig{Dir: dir})
+	if _, err := audit.HoldJournal(dir); err == nil {
+		t.Error("held although it is open")
+	}
+	other := t.TempDir()
+	release, err := audit.HoldJournal(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := audit.OpenJournal(audit.JournalConfig{Dir: other}); err == nil {
+		t.Error("opened although it is held")
+	}
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	open(t, audit.JournalConfig{Dir: other})
+}

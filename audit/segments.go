@@ -113,6 +113,7 @@ func (j *Journal) adopt(f *os.File, first uint64) error {
 		_ = j.seg.Close() // synced long ago
 	}
 	j.seg, j.at = appendTo(f, path, headerSize, j.queue), headerSize
+	j.name, j.file = path, info
 	return nil
 }
 
@@ -186,6 +187,7 @@ func (j *Journal) recover() error {
 		return errors.Join(fmt.Errorf("size of last segment: %w", err), f.Close())
 	}
 	j.seg, j.at, j.seq, j.batches = appendTo(f, f.Name(), r.at, j.queue), r.at, r.seq, r.batch
+	j.name, j.file = f.Name(), info
 	j.size = max(j.size, info.Size())
 	if info.Size() < j.size { // the configured size grew
 		return j.rotate(0)

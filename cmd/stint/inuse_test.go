@@ -23,6 +23,9 @@ func TestWhatIsInUseIsRefusedWithOneCode(t *testing.T) {
 			if code != exitRefused || !strings.Contains(out, "in use by another process") {
 				t.Errorf("%d: %s", code, out)
 			}
+			if name == "recover" && !strings.Contains(out, "the server runs here: stop it first (journal ") {
+				t.Errorf("it does not say what to do: %s", out)
+			}
 		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"slices"
@@ -88,6 +89,14 @@ func printRecovery(p *printer, done broker.Rebuilt) {
 // rebuild runs a recovery from the journal. What was done before an error is in its
 // result.
 func rebuild(ctx context.Context, cfg *config.Config) (done broker.Rebuilt, err error) {
+	release, err := audit.HoldJournal(cfg.Journal())
+	if errors.Is(err, fs.ErrNotExist) {
+		return done, &exitError{exitRefused, fmt.Errorf("there is no journal at %s", cfg.Journal())}
+	}
+	if err != nil {
+		return done, &exitError{exitRefused, fmt.Errorf("the server runs here: stop it first (%w)", err)}
+	}
+	defer func() { err = errors.Join(err, release()) }()
 	newest := make(map[string]*broker.Lease)
 	err = audit.ReadJournal(cfg.Journal(), 1, func(f audit.Frame, _ uint64) error {
 		if f.Type != audit.FrameLease {
