@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -91,6 +92,8 @@ type server struct {
 	broker  *broker.Broker
 	api     *api.Server
 	closers []func() error
+
+	newJournal, newSubjects bool // they were not there
 
 	mappings string                 // the state of their folder before they were read
 	broken   atomic.Pointer[string] // why the newest mappings are not in force
@@ -199,9 +202,17 @@ func (l *lastFeed) frame() []audit.Frame {
 	return nil
 }
 
+// holds reports whether a folder has a file whose name ends in a certain way.
+func holds(dir, end string) bool {
+	files, _ := os.ReadDir(dir)
+	return slices.ContainsFunc(files, func(f os.DirEntry) bool { return strings.HasSuffix(f.Name(), end) })
+}
+
 func (s *server) openBroker(ctx context.Context, tel *telemetry) error {
 	feed := &lastFeed{}
 	var err error
+	s.newJournal = !holds(s.cfg.Journal(), ".journal")
+	s.newSubjects = !holds(s.cfg.Data, subjectsFile)
 	s.journal, err = audit.OpenJournal(audit.JournalConfig{
 		Dir: s.cfg.Journal(), Preamble: feed.frame,
 		Last: func(f audit.Frame) { feed.see(f) },

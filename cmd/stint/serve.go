@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -104,6 +105,9 @@ func (s *server) start(ctx context.Context) error {
 	deadline := time.Now().Add(startTimeout)
 	for {
 		err := s.broker.Start(ctx)
+		if err == nil {
+			s.warnOfLoss(ctx)
+		}
 		if err == nil || ctx.Err() != nil || time.Now().After(deadline) {
 			return err
 		}
@@ -112,6 +116,19 @@ func (s *server) start(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-time.After(time.Second):
 		}
+	}
+}
+
+// warnOfLoss warns if a part of the data folder is new although the store has a past:
+// this replica is, or it was lost.
+func (s *server) warnOfLoss(ctx context.Context) {
+	if s.broker.Status(ctx).Head.Seq <= 1 {
+		return
+	}
+	if s.newJournal {
+		s.log.Warn("the journal is new, and the store is not: unless this replica is new too, its record begins anew, and leases that only the old journal knew cannot be recovered", "folder", s.cfg.Journal())
+	} else if s.newSubjects {
+		s.log.Warn("the keys of subjects are new, and the journal is not: personal data in older events cannot be read any more", "file", filepath.Join(s.cfg.Data, subjectsFile))
 	}
 }
 
