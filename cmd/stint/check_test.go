@@ -85,7 +85,6 @@ func certificateFiles(t *testing.T, dir, name string, until time.Time) {
 }
 
 const (
-	theConfig  = "stint.yaml"
 	theMapping = "mappings/example.yaml"
 	theCedar   = "mappings/example.cedar"
 )
@@ -185,6 +184,8 @@ func TestWarnings(t *testing.T) {
 		"a target that there is not":       {[]string{"targets: [https://api.example/notes]", "targets: [https://api.example/notes, https://api.example/note]"}, `71:42: client notes-mcp: its target "https://api.example/note" is no resource`},
 		"a provider that nothing vends of": {[]string{"targets: [", "targets: [db, ", "", "providers: [{name: db, kind: postgres, settings: {host: h, database: d, password: 'env:P', entitlement: none}}]\n"}, `client notes-mcp: no mapping is of its resource "https://mcp.example/notes"`},
 		"headers in clear":                 {[]string{"", "telemetry: {endpoint: 'http://otel.example', headers: {a: 'env:STINT_TEST_HEADER'}}\n"}, "telemetry: endpoint: plain http shows the headers"},
+		"another port than the issuer's":   {[]string{"127.0.0.1:8080", "127.0.0.1:8081"}, "18:3: listen: address: the issuer is http://localhost:8080, and this is another port"},
+		"another port by a proxy":          {[]string{"127.0.0.1:8080", "127.0.0.1:8081", "  ops:", "  behind_proxy: true\n  ops:", "", "limits: {trusted_proxies: [127.0.0.1/32]}\n"}, ""},
 		"https without a certificate":      {[]string{"http://localhost:8080", "https://stint.example"}, "18:3: listen: address: the issuer is https, and this address speaks plain HTTP"},
 		"https by a proxy":                 {[]string{"http://localhost:8080", "https://stint.example", "  ops:", "  behind_proxy: true\n  ops:", "", "limits: {trusted_proxies: [127.0.0.1/32]}\n"}, ""},
 		"a certificate of another name":    {[]string{"http://localhost:8080", "https://stint.example", "  ops:", "  tls: {certificate: tls.crt, key: tls.key}\n  ops:"}, "listen: tls: certificate: x509: certificate is valid for localhost, not stint.example"},

@@ -173,7 +173,7 @@ func TestWhatIsKeptCanBeLookedAt(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	if err := runStint(t.Context(), &out, "audit", "tail", "--config", filepath.Join(dir, sandboxConfig)); err != nil {
+	if err := runStint(t.Context(), &out, "audit", "tail", "--config", filepath.Join(dir, theConfig)); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(out.String(), "laptop stolen") {
@@ -186,7 +186,7 @@ func TestWhatIsKeptCanBeLookedAt(t *testing.T) {
 		}
 	}
 	out.Reset()
-	if err := runStint(t.Context(), &out, "check", "--config", filepath.Join(dir, sandboxConfig)); err != nil || strings.Contains(out.String(), "warning") {
+	if err := runStint(t.Context(), &out, "check", "--config", filepath.Join(dir, theConfig)); err != nil || strings.Contains(out.String(), "warning") {
 		t.Errorf("the configuration is no example: %v\n%s", err, out.String())
 	}
 	err := runStint(t.Context(), io.Discard, "demo", "--postgres", "off", "--keep", dir)

@@ -88,11 +88,8 @@ func runDev(c *cobra.Command, g *globals, opts sandboxOptions) (err error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, removeAll(opts.Dir)) }()
-	} else if c.Flags().Changed("port") {
-		if env := filepath.Join(opts.Dir, sandboxEnv); exists(env) {
-			return usage("--port: the ports of a folder that is there already stand in %s", env)
-		}
 	}
+	opts.SamePort = c.Flags().Changed("port")
 	box, err := openSandbox(ctx, opts)
 	if err != nil {
 		return interrupted(ctx, err)
@@ -116,11 +113,6 @@ func interrupted(ctx context.Context, err error) error {
 		return nil
 	}
 	return err
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
 }
 
 // devGuide is what `stint dev` says.

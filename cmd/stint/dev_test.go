@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -210,7 +211,7 @@ func devWithAFolder(t *testing.T, bin string) {
 	d.shell(env + bin + ` revoke --subject "$IDP#alice" --reason "the first time"`)
 	d.stop(syscall.SIGINT)
 
-	d = startDev(t, bin, "--dir", dir)
+	d = startDev(t, bin, "--dir", dir, "--port", portOf(t, first.Stint))
 	if d.guide.Stint != first.Stint || d.guide.MCP != first.MCP || d.guide.Warehouse != first.Warehouse {
 		t.Errorf("it is elsewhere now: %+v, before %+v", d.guide, first)
 	}
@@ -296,4 +297,14 @@ func devThatIsKilled(t *testing.T, bin string) {
 	place(t)
 	d := startDev(t, bin, "--port", "0", "--postgres", postgresRequire)
 	d.stop(syscall.SIGKILL)
+}
+
+// portOf returns the port of a URL.
+func portOf(t *testing.T, address string) string {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u.Port()
 }

@@ -41,6 +41,7 @@ func explainable(t *testing.T, port int, database string) (file string) {
 	file = filepath.Join(dir, theConfig)
 	t.Setenv("STINT_TEST_WAREHOUSE", "of the broker role")
 	edit(t, file, "targets: [https://api.example/notes]", "targets: [https://api.example/notes, warehouse]",
+		"    algorithms: [RS256, ES256]\n", "    algorithms: [RS256, ES256]\n    claims: [department]\n",
 		"agents:\n", "agents:\n  - {name: idle, identities: {\"https://idp.example\": idle-app}, ceiling: {access: read, scopes: {}, vend: {}}}\n",
 		"", fmt.Sprintf("\nproviders:\n  - name: warehouse\n    kind: postgres\n    settings: {host: 127.0.0.1, port: %d, "+
 			"database: %s, password: \"env:STINT_TEST_WAREHOUSE\", entitlement: subject_roles}\n", port, database))
@@ -94,6 +95,7 @@ func TestQuestionsAreExplained(t *testing.T) {
 		"an agent that may":             {asks(aliceAsks, forReports, as("--agent", "desktop")), 0, []string{"agent     desktop"}},
 		"a claim that a rule asks for":  {asks(aliceAsks, as("--claim", "department=audit", "--audience", "warehouse", "--scope", "audit:read")), 0, []string{"ALLOWED", "app.log"}},
 		"a claim with another value":    {asks(aliceAsks, as("--claim", "department=sales", "--audience", "warehouse", "--scope", "audit:read")), exitRefused, []string{"nearest  audit:read: the rule at", "department"}},
+		"a claim that is not read":      {asks(aliceAsks, forReports, as("--claim", "dept=audit")), exitUsage, []string{"are not read for \"dept\"; its list of claims has department"}},
 		"a claim without a value":       {asks(aliceAsks, forReports, as("--claim", "department")), exitUsage, []string{"--claim is NAME=VALUE"}},
 		"what the upstream cannot tell": {asks(aliceAsks, forReports, as("--live")), exitRefused, []string{"REFUSED  unavailable"}},
 		"a client that is not there":    {asks(aliceAsks, forReports, as("--client", "notes")), exitUsage, []string{`there is no client "notes"; there are notes-mcp`}},

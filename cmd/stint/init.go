@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"text/template"
 
@@ -19,6 +20,7 @@ import (
 
 	"github.com/stint-dev/stint/internal/config"
 	"github.com/stint-dev/stint/internal/secret"
+	"github.com/stint-dev/stint/internal/strictyaml"
 	"github.com/stint-dev/stint/internal/vault"
 )
 
@@ -66,6 +68,9 @@ secret is made if --vault-role-id and --vault-secret-id say how to log in.`,
 	return c
 }
 
+// theConfig is what the configuration is called in a folder.
+const theConfig = "stint.yaml"
+
 // initInput is what the templates are filled with.
 type initInput struct {
 	Dir              string
@@ -82,7 +87,7 @@ type initInput struct {
 func (in *initInput) check() error {
 	for name, text := range map[string]string{"--issuer": in.Issuer, "--trust": in.Trust, "--vault": in.Vault} {
 		u, err := url.Parse(text)
-		if text != "" && (err != nil || u.Host == "" || strings.ContainsAny(text, " \"'{}[],#\n\\")) {
+		if text != "" && (err != nil || u.Host == "" || strings.ContainsAny(text, " \"'{},#\n\\")) {
 			return fmt.Errorf("%s: %q is no URL: write https://HOST", name, text)
 		}
 	}
@@ -94,7 +99,46 @@ func (in *initInput) check() error {
 	}
 	in.Issuer = strings.TrimSuffix(in.Issuer, "/")
 	in.Resource, in.Target = "https://mcp.example/notes", "https://api.example/notes"
-	return nil
+	if in.Trust == in.Issuer {
+		return fmt.Errorf("--trust: %s is --issuer, whose tokens are trusted anyway: name the issuer of your users' tokens", in.Trust)
+	}
+	data, err := in.content(theConfig)
+	if err != nil {
+		return err
+	}
+	return byFlag(strictyaml.Decode(theConfig, data, &config.Config{}))
+}
+
+// byFlag names the flag that brought a mistake into what would be written.
+func byFlag(err error) error {
+	all := strictyaml.Errors{}
+	if !errors.As(err, &all) {
+		return err
+	}
+	text := all[0].Text
+	for _, f := range [][2]string{{"issuers", "--trust"}, {"issuer", "--issuer"}, {"listen", "--issuer"}, {"secrets.vault", "--vault"}, {"store.redis", "--redis"}} {
+		if strings.HasPrefix(text, f[0]) {
+			return fmt.Errorf("%s: %s", f[1], text)
+		}
+	}
+	return errors.New(text)
+}
+
+// Address is where to listen: for an issuer on this machine where it says, else where
+// what is in front of it may find it.
+func (in *initInput) Address() string {
+	host, port := "127.0.0.1", "8080"
+	if u, err := url.Parse(in.Issuer); err == nil && u.Scheme == "http" {
+		port = cmp.Or(u.Port(), "80")
+		if net.ParseIP(u.Hostname()) != nil {
+			host = u.Hostname()
+		}
+	}
+	address := net.JoinHostPort(host, port)
+	if strings.HasPrefix(address, "[") {
+		return strconv.Quote(address) // or YAML takes it for a list
+	}
+	return address
 }
 
 // checkLogin looks at how to log in to Vault. What was not said is written as
@@ -139,7 +183,7 @@ type initOutput struct {
 // write writes everything, or nothing if something is there that would be lost.
 func (in *initInput) write(ctx context.Context) (*initOutput, error) {
 	out := &initOutput{Client: "notes-mcp", in: in}
-	files := []string{"stint.yaml", "mappings/example.yaml", "mappings/example.cedar", ".schema/config.json", ".schema/mapping.json"}
+	files := []string{theConfig, "mappings/example.yaml", "mappings/example.cedar", ".schema/config.json", ".schema/mapping.json"}
 	if !in.force {
 		for _, name := range files {
 			if _, err := os.Lstat(in.path(name)); !errors.Is(err, fs.ErrNotExist) {

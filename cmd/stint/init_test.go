@@ -161,8 +161,29 @@ func TestInitReplacesNothing(t *testing.T) {
 	}
 }
 
+func TestInitListensWhereItsIssuerSays(t *testing.T) {
+	for issuer, want := range map[string]string{
+		"http://localhost:18080": "127.0.0.1:18080", "http://127.0.0.2": "127.0.0.2:80", "http://[::1]:9": "[::1]:9", "https://stint.example": "127.0.0.1:8080",
+	} {
+		dir := initialised(t, "--issuer", issuer)
+		cfg, err := config.Load(filepath.Join(dir, theConfig))
+		if err != nil || cfg.Listen.Address != want {
+			t.Errorf("%s: %v, %v", issuer, cfg, err)
+		}
+	}
+}
+
 func TestInitRefusesWhatWouldNotBeAConfiguration(t *testing.T) {
 	for name, args := range map[string][]string{
+		"http over a network":      {"--issuer", "http://stint.example"},
+		"another scheme":           {"--issuer", "ftp://stint.example"},
+		"an issuer with a query":   {"--issuer", "https://stint.example/a?c"},
+		"an issuer with a user":    {"--issuer", "https://u:p@stint.example"},
+		"trust over clear http":    {"--trust", "http://idp.example"},
+		"trust with a query":       {"--trust", "https://idp.example/?q"},
+		"trust in itself":          {"--issuer", "https://stint.example/", "--trust", "https://stint.example"},
+		"a Vault over clear http":  {"--vault", "http://vault.example:8200"},
+		"the operators' address":   {"--issuer", "http://localhost:9464"},
 		"no URL":                   {"--issuer", "stint.example"},
 		"a URL that is YAML":       {"--trust", "https://x.example/\nversion: 2"},
 		"a Vault that is no URL":   {"--vault", "vault:8200"},
@@ -175,7 +196,7 @@ func TestInitRefusesWhatWouldNotBeAConfiguration(t *testing.T) {
 		"a flag that is not there": {"--database", "x"},
 	} {
 		dir := filepath.Join(t.TempDir(), "etc")
-		if out, code := stintCLI(t, append([]string{"init", dir}, args...)...); code != exitUsage && name != "two folders" || code == 0 {
+		if out, code := stintCLI(t, append([]string{"init", dir}, args...)...); code != exitUsage && name != "two folders" || code == 0 || strings.HasPrefix(args[0], "--") && !strings.Contains(out, args[len(args)-2]) {
 			t.Errorf("%s: %d: %s", name, code, out)
 		}
 		if _, err := os.Stat(dir); err == nil {

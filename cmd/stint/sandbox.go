@@ -31,7 +31,6 @@ var sandboxFiles embed.FS
 
 // Where the parts of a sandbox are in its folder.
 const (
-	sandboxConfig    = "stint.yaml"
 	sandboxEnv       = "env"
 	sandboxLog       = "stint.log"
 	sandboxWarehouse = "postgres"
@@ -52,6 +51,8 @@ type sandboxOptions struct {
 	Dir string
 	// Port is that of Stint, the others follow it; 0: free ones.
 	Port int
+	// SamePort refuses a sandbox that is there already and has another port.
+	SamePort bool
 	// Postgres is one of the constants above.
 	Postgres string
 	// Trace is told what goes over the wire; nil: nobody is.

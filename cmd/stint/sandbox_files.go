@@ -29,12 +29,15 @@ func (s *sandbox) prepare(ctx context.Context) (again bool, err error) {
 	if s.Dir, err = filepath.Abs(s.opts.Dir); err != nil {
 		return false, err
 	}
-	s.Config, s.Env = filepath.Join(s.Dir, sandboxConfig), filepath.Join(s.Dir, sandboxEnv)
+	s.Config, s.Env = filepath.Join(s.Dir, theConfig), filepath.Join(s.Dir, sandboxEnv)
 	if len(s.socket()) > maxSocketPath {
 		return false, usage("%s is too long a path for the local socket; choose a shorter one", s.Dir)
 	}
 	if again, err = s.read(); err != nil {
 		return false, err
+	}
+	if again && s.opts.SamePort && s.opts.Port != 0 && s.StintAddress != address(s.opts.Port) {
+		return false, usage("--port: the sandbox in %s is at %s, and stays there: leave --port out, or choose another --dir", s.Dir, s.StintAddress)
 	}
 	if !again {
 		if err := s.place(); err != nil {
@@ -124,7 +127,7 @@ func (s *sandbox) write(ctx context.Context) error {
 		mode     fs.FileMode
 	}{
 		{"orders-mcp.yaml", "mappings/orders-mcp.yaml", 0o644}, {"orders-api.yaml", "mappings/orders-api.yaml", 0o644},
-		{"stint.yaml", sandboxConfig, 0o644}, {"env", sandboxEnv, 0o600}, // what is last says that all are there
+		{"stint.yaml", theConfig, 0o644}, {"env", sandboxEnv, 0o600}, // what is last says that all are there
 	} {
 		if err := s.writeFile(f.name, filepath.Join(s.Dir, f.to), f.mode); err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"maps"
+	"net"
 	"net/url"
 	"os"
 	"slices"
@@ -44,6 +45,11 @@ func (p *plan) warnings() (out []mistake) {
 	l := p.cfg.Listen
 	if strings.HasPrefix(p.cfg.Issuer, "https://") && l.TLS == nil && !l.BehindProxy {
 		about("listen: address: the issuer is https, and this address speaks plain HTTP, so that clients do not get here by the issuer: give tls a certificate, or set behind_proxy if a proxy in front speaks TLS")
+	}
+	if u, err := url.Parse(p.cfg.Issuer); err == nil && u.Scheme == "http" && !l.BehindProxy {
+		if _, port, err := net.SplitHostPort(l.Address); err == nil && port != "0" && port != cmp.Or(u.Port(), "80") {
+			about("listen: address: the issuer is %s, and this is another port, so that clients do not get here by the issuer", p.cfg.Issuer)
+		}
 	}
 	if l.BehindProxy && len(p.cfg.Limits.TrustedProxies) == 0 {
 		about("listen: behind_proxy: without limits.trusted_proxies, all requests count as the proxy's own: its address is in the record, and has one rate limit for everybody")
