@@ -173,7 +173,7 @@ func measure(ctx context.Context, s settings, targets []*target, conns []int) er
 
 // pairs is how often a round compares a target with its base: what differs by a few
 // percent is seen through slices that differ by thirteen.
-const pairs = 6
+const pairs = 3
 
 // compare measures a target after the floor, and over many connections in turns with
 // its base.
