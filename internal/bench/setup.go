@@ -143,6 +143,7 @@ listen:
   address: %s
   ops: %s
   behind_proxy: true
+lifetimes: {token: 1h}
 store:
 %ssecrets:
   kind: file
