@@ -312,6 +312,8 @@ clients:
 const mcpMapping = `resource: {{.MCP}}
 scopes:
   orders:read: {access: read, forward: {"{{.API}}": [orders:read]}}
+tools:
+  list_orders: {scopes: [orders:read], arguments: {id: string}}
 rules:
   - allow: [orders:read]
     to: {groups: [engineering], agents: [desktop]}
@@ -321,6 +323,8 @@ const apiMapping = `resource: {{.API}}
 scopes:
   orders:read: {access: read}
   orders:write: {access: write}
+tools:
+  list_orders: {scopes: [orders:read], arguments: {id: string}}
 rules:
   - allow: [orders:read]
     to: {groups: [engineering], clients: [orders-basic, orders-post, orders-jwt]}
