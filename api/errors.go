@@ -18,6 +18,8 @@ type problem struct {
 	Error       string `json:"error"`
 	Description string `json:"error_description,omitempty"`
 	URL         string `json:"url,omitempty"`
+	// Interaction says what interaction_required is for: approval or link.
+	Interaction string `json:"interaction,omitempty"`
 
 	status     int
 	retryAfter time.Duration
@@ -94,6 +96,12 @@ func toProblem(at endpoint, err error) problem {
 	}
 	if at == adminEndpoint && e.Code == broker.Unavailable {
 		p.Description = "not done: something that is needed is unavailable; /readyz at listen.ops and the log say what"
+	}
+	switch e.Code {
+	case broker.NeedsApproval:
+		p.Interaction = "approval"
+	case broker.NeedsLink:
+		p.Interaction = "link"
 	}
 	if e.Code == broker.Limited || e.Code == broker.Unavailable { // never without a time
 		p.retryAfter = max(p.retryAfter, time.Second)

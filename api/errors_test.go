@@ -200,6 +200,9 @@ func TestErrorTable(t *testing.T) {
 				if oauth != c.oauth || (description == "") != c.silent {
 					t.Errorf("%s: %s", path, got.body)
 				}
+				if want := map[string]string{"NeedsApproval": `"interaction":"approval"`, "NeedsLink": `"interaction":"link"`}[name]; !strings.Contains(string(got.body), want) {
+					t.Errorf("%s: %s, want %s", path, got.body, want)
+				}
 				if retry := got.header.Get("Retry-After"); (retry == "1") != (c.oauth == "temporarily_unavailable") {
 					t.Errorf("%s: Retry-After %q", path, retry)
 				}
