@@ -162,12 +162,12 @@ func TestHostileEndpoints(t *testing.T) {
 			at := "http://" + r.Host
 			_, _ = fmt.Fprintf(w, `{"issuer":%q,"token_endpoint":"%s/t","introspection_endpoint":"%s/i","revocation_endpoint":"%s/r","jwks_uri":"http://evil.example/k"}`, at, at, at, at)
 		},
-		"a redirect": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, b.Client().Issuer+r.URL.Path, 302) },
+		"a redirect": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, b.Client().Issuer+r.URL.Path, http.StatusFound) },
 		"a megabyte": func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = w.Write([]byte(`{"a":"` + strings.Repeat("x", 1<<20) + `"}`))
 		},
 		"no JSON":  func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>")) },
-		"an error": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", 500) },
+		"an error": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", http.StatusInternalServerError) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(serve)
@@ -178,7 +178,7 @@ func TestHostileEndpoints(t *testing.T) {
 				t.Errorf("verified: %v", err)
 			}
 			out := httptest.NewRecorder()
-			r := httptest.NewRequest(http.MethodGet, "/", nil)
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
 			r.Header.Set("Authorization", "Bearer "+raw)
 			c.Protect(http.NotFoundHandler()).ServeHTTP(out, r)
 			if out.Code != http.StatusServiceUnavailable || out.Header().Get("Retry-After") == "" {
@@ -284,7 +284,7 @@ func TestMetadataSaysWhereTokensComeFrom(t *testing.T) {
 		t.Error(c.MetadataPath(), c.MetadataURL())
 	}
 	out := httptest.NewRecorder()
-	c.Metadata("Notes", "notes:read").ServeHTTP(out, httptest.NewRequest(http.MethodGet, "/", nil))
+	c.Metadata("Notes", "notes:read").ServeHTTP(out, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
 	var doc struct {
 		Resource string   `json:"resource"`
 		Servers  []string `json:"authorization_servers"`

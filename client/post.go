@@ -37,30 +37,37 @@ func (c *Client) get(ctx context.Context, address string, into any) error {
 		return err
 	}
 	req.Header.Set("Accept", "application/json")
-	resp, body, err := c.send(req)
+	got, err := c.send(req)
 	switch {
 	case err != nil:
 		return err
-	case resp.StatusCode != http.StatusOK:
-		return fmt.Errorf("%s answers %s", address, resp.Status)
+	case got.status != http.StatusOK:
+		return fmt.Errorf("%s answers %d", address, got.status)
 	}
-	if err := json.Unmarshal(body, into); err != nil {
+	if err := json.Unmarshal(got.body, into); err != nil {
 		return fmt.Errorf("%s: %w", address, err)
 	}
 	return nil
 }
 
-func (c *Client) send(req *http.Request) (*http.Response, []byte, error) {
+// answer is what came of a request.
+type answer struct {
+	status     int
+	retryAfter string
+	body       []byte
+}
+
+func (c *Client) send(req *http.Request) (*answer, error) {
 	resp, err := c.cfg.HTTP.Do(req)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err == nil && len(body) > maxAnswer {
 		err = fmt.Errorf("%s: the answer has more than %d bytes", req.URL.Redacted(), maxAnswer)
 	}
-	return resp, body, err
+	return &answer{resp.StatusCode, resp.Header.Get("Retry-After"), body}, err
 }
 
 // post sends a form to one of Stint's endpoints as this client, and reads a good
@@ -110,20 +117,20 @@ func (c *Client) attempt(ctx context.Context, endpoint func(*metadata) string, f
 	if c.signer == nil { // RFC 6749 section 2.3.1: both are form-encoded before they are joined
 		req.SetBasicAuth(url.QueryEscape(c.cfg.ID), url.QueryEscape(c.cfg.Secret.text))
 	}
-	resp, body, err := c.send(req)
+	got, err := c.send(req)
 	if err != nil {
 		op := (*net.OpError)(nil)
 		return errors.As(err, &op) && op.Op == "dial" && ctx.Err() == nil, unavailable(err)
 	}
-	if resp.StatusCode != http.StatusOK {
-		err := refusal(resp, body)
+	if got.status != http.StatusOK {
+		err := got.refusal()
 		u := (*Unavailable)(nil)
 		return errors.As(err, &u), err
 	}
 	if into == nil {
 		return false, nil
 	}
-	d := json.NewDecoder(bytes.NewReader(body))
+	d := json.NewDecoder(bytes.NewReader(got.body))
 	d.UseNumber()
 	if err := d.Decode(into); err != nil {
 		return false, unavailable(fmt.Errorf("the answer of %s: %w", endpoint(meta), err))
@@ -139,32 +146,32 @@ func unavailable(err error) error {
 }
 
 // refusal is what an answer means that is not good.
-func refusal(resp *http.Response, body []byte) error {
+func (a *answer) refusal() error {
 	var p struct {
 		Error       string `json:"error"`
 		Description string `json:"error_description"`
 		URL         string `json:"url"`
 		Interaction string `json:"interaction"`
 	}
-	_ = json.Unmarshal(body, &p) // what is no JSON has no error in it
+	_ = json.Unmarshal(a.body, &p) // what is no JSON has no error in it
 	switch {
-	case resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= 500:
-		text := resp.Status
+	case a.status == http.StatusTooManyRequests || a.status >= http.StatusInternalServerError:
+		text := http.StatusText(a.status)
 		for _, more := range []string{p.Error, p.Description} {
 			if more != "" {
 				text += ": " + more
 			}
 		}
-		seconds, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
+		seconds, _ := strconv.Atoi(a.retryAfter)
 		return &Unavailable{RetryAfter: time.Duration(min(max(seconds, 0), 3600)) * time.Second, Err: errors.New(text)}
 	case p.Error == "interaction_required" && p.Interaction == "link":
 		return &NeedsLink{URL: p.URL, Description: p.Description}
 	case p.Error == "interaction_required":
 		return &NeedsApproval{URL: p.URL, Description: p.Description}
 	case p.Error == "":
-		p.Error = "unexpected answer " + resp.Status
+		p.Error = fmt.Sprint("unexpected answer ", a.status)
 	}
-	return &Refused{Code: p.Error, Description: p.Description, Status: resp.StatusCode}
+	return &Refused{Code: p.Error, Description: p.Description, Status: a.status}
 }
 
 // authenticated adds an assertion to a form, if this client has a key: a new one

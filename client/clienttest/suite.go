@@ -185,7 +185,7 @@ func protected(t *testing.T, c *client.Client, w World) {
 		"with a good one":     {[]string{"Bearer " + w.Token(t, false, w.Scope)}, 200, ""},
 		"in small letters":    {[]string{"bearer " + w.Token(t, false, w.Scope)}, 200, ""},
 	} {
-		r := httptest.NewRequest(http.MethodPost, "/", nil)
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", nil)
 		r.Header["Authorization"] = tc.header
 		out := httptest.NewRecorder()
 		h.ServeHTTP(out, r)
@@ -194,7 +194,7 @@ func protected(t *testing.T, c *client.Client, w World) {
 		}
 	}
 	narrow := c.Protect(http.NotFoundHandler(), w.Scope, "no:such")
-	r := httptest.NewRequest(http.MethodPost, "/", nil)
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", nil)
 	r.Header.Set("Authorization", "Bearer "+w.Token(t, false, w.Scope))
 	out := httptest.NewRecorder()
 	narrow.ServeHTTP(out, r)
