@@ -162,7 +162,9 @@ func TestHostileEndpoints(t *testing.T) {
 			at := "http://" + r.Host
 			_, _ = fmt.Fprintf(w, `{"issuer":%q,"token_endpoint":"%s/t","introspection_endpoint":"%s/i","revocation_endpoint":"%s/r","jwks_uri":"http://evil.example/k"}`, at, at, at, at)
 		},
-		"a redirect": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, b.Client().Issuer+r.URL.Path, http.StatusFound) },
+		"a redirect": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, b.Client().Issuer+r.URL.Path, http.StatusFound)
+		},
 		"a megabyte": func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = w.Write([]byte(`{"a":"` + strings.Repeat("x", 1<<20) + `"}`))
 		},
