@@ -73,6 +73,9 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // and where. Such a journal is not opened.
 var ErrDamaged = errors.New("journal is damaged")
 
+// ErrInUse is wrapped by errors that say that another process has the journal open.
+var ErrInUse = errors.New("in use by another process")
+
 // ErrClosed is returned for what is appended after Close.
 var ErrClosed = errors.New("journal is closed")
 
@@ -321,7 +324,7 @@ func (j *Journal) Failed() error {
 }
 
 // HoldJournal keeps others from opening the journal in dir until release is called. An
-// error says that somebody has it open.
+// error wraps [ErrInUse] if somebody has it open.
 func HoldJournal(dir string) (release func() error, err error) {
 	lock, err := lockFile(filepath.Join(dir, "lock"))
 	if err != nil {

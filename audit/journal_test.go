@@ -508,8 +508,11 @@ func TestAJournalThatVanishesIsNoticed(t *testing.T) {
 func TestAJournalThatIsHeldIsNotOpened(t *testing.T) {
 	dir := t.TempDir()
 	open(t, audit.JournalConfig{Dir: dir})
-	if _, err := audit.HoldJournal(dir); err == nil {
-		t.Error("held although it is open")
+	if _, err := audit.HoldJournal(dir); !errors.Is(err, audit.ErrInUse) {
+		t.Errorf("held although it is open: %v", err)
+	}
+	if _, err := audit.HoldJournal(filepath.Join(dir, "nowhere")); err == nil || errors.Is(err, audit.ErrInUse) {
+		t.Errorf("one that there is not: %v", err)
 	}
 	other := t.TempDir()
 	release, err := audit.HoldJournal(other)

@@ -38,7 +38,14 @@ func TestWhatIsGoneOfTheDataFolderIsWarnedOf(t *testing.T) {
 	dir := initialised(t)
 	file := filepath.Join(dir, theConfig)
 	shortSocket(t, file)
-	log := served(t, file, func() {
+	log := served(t, file, func() {})
+	if err := os.Remove(filepath.Join(dir, "data/subjects.db")); err != nil {
+		t.Fatal(err)
+	}
+	if gone := served(t, file, func() {}); !strings.Contains(gone, "the keys of subjects are new") {
+		t.Errorf("before anything was revoked: %s", gone)
+	}
+	log += served(t, file, func() {
 		if out, code := stintCLI(t, "revoke", "-c", file, "--session", anID); code != 0 {
 			t.Errorf("%d: %s", code, out)
 		}

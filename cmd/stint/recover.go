@@ -93,8 +93,11 @@ func rebuild(ctx context.Context, cfg *config.Config) (done broker.Rebuilt, err 
 	if errors.Is(err, fs.ErrNotExist) {
 		return done, &exitError{exitRefused, fmt.Errorf("there is no journal at %s", cfg.Journal())}
 	}
-	if err != nil {
+	if errors.Is(err, audit.ErrInUse) {
 		return done, &exitError{exitRefused, fmt.Errorf("the server runs here: stop it first (%w)", err)}
+	}
+	if err != nil {
+		return done, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	newest := make(map[string]*broker.Lease)

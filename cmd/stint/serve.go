@@ -119,15 +119,13 @@ func (s *server) start(ctx context.Context) error {
 	}
 }
 
-// warnOfLoss warns if a part of the data folder is new although the store has a past:
+// warnOfLoss warns if a part of the data folder is new although another has a past:
 // this replica is, or it was lost.
 func (s *server) warnOfLoss(ctx context.Context) {
-	if s.broker.Status(ctx).Head.Seq <= 1 {
-		return
-	}
-	if s.newJournal {
+	if s.newJournal && s.broker.Status(ctx).Head.Seq > 1 {
 		s.log.Warn("the journal is new, and the store is not: unless this replica is new too, its record begins anew, and leases that only the old journal knew cannot be recovered", "folder", s.cfg.Journal())
-	} else if s.newSubjects {
+	}
+	if s.newSubjects && !s.newJournal {
 		s.log.Warn("the keys of subjects are new, and the journal is not: personal data in older events cannot be read any more", "file", filepath.Join(s.cfg.Data, subjectsFile))
 	}
 }
