@@ -249,6 +249,31 @@ func TestTokensThatAreRefused(t *testing.T) {
 	}
 }
 
+// A redirect is not followed with the client's secret and the caller's token.
+func TestSecretsAreNotRedirected(t *testing.T) {
+	b := broker(t)
+	var stolen atomic.Int32
+	thief := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { stolen.Add(1) }))
+	defer thief.Close()
+	var at string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			_, _ = fmt.Fprintf(w, `{"issuer":%q,"token_endpoint":"%s/t","introspection_endpoint":"%s/i","revocation_endpoint":"%s/r","jwks_uri":"%s/k"}`, at, at, at, at, at)
+			return
+		}
+		http.Redirect(w, r, thief.URL, http.StatusTemporaryRedirect) // which repeats the body
+	}))
+	defer server.Close()
+	at = server.URL
+	c := new(t, b, func(cfg *client.Config) { cfg.Issuer, cfg.Retry = at, -1 })
+	if _, err := c.Vend(t.Context(), client.Call{Self: true, Resource: api, Scopes: []string{"orders:read"}}); err == nil {
+		t.Error("vended")
+	}
+	if stolen.Load() > 0 {
+		t.Error("what was sent went elsewhere")
+	}
+}
+
 // Anybody can show tokens of keys that there are not: the keys are not read for each.
 func TestUnknownKeysAreLookedForSeldom(t *testing.T) {
 	b := broker(t)

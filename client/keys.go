@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	keysFresh   = 5 * time.Minute  // after that they are read again, in the background of a check
+	keysFresh   = 5 * time.Minute  // after that the next check reads them again
 	keysStale   = time.Hour        // after that nothing is verified with them
 	keysPause   = 10 * time.Second // between two attempts, whatever is asked for
 	maxKeys     = 64

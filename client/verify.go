@@ -59,7 +59,10 @@ func (c *Client) Verify(ctx context.Context, raw string) (*Token, error) {
 	if err != nil || !t.Once {
 		return t, err
 	}
-	return t, c.use(ctx, t)
+	if err := c.use(ctx, t); err != nil {
+		return nil, err
+	}
+	return t, nil
 }
 
 // VerifyToVend is [Client.Verify], but leaves a token for one call unused: handing
