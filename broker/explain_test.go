@@ -113,6 +113,21 @@ func TestExplainNamesWhatWouldHaveAllowedIt(t *testing.T) {
 
 // A subject without a token is a subject whose token is assumed. What cannot be is
 // not assumed, and what is, is said.
+// What is disabled is refused, and to enable it is what would have allowed it.
+func TestExplainLooksAtWhatIsDisabled(t *testing.T) {
+	w := newWorld(t)
+	off := *w.reg.Clients["desktop"]
+	off.Disabled = true
+	e := w.explain(func(r *broker.ExchangeRequest) { r.Client = &off })
+	if e.Allowed || e.Code != broker.BadClient || !slices.Equal(e.Nearest, []string{"client desktop is disabled: enable it"}) {
+		t.Errorf("the client: %+v", e)
+	}
+	w.reg.Issuers[idp].Disabled = true
+	if e := w.explain(nil); e.Allowed || !slices.Equal(e.Nearest, []string{"issuer " + idp + " is disabled: enable it"}) {
+		t.Errorf("the issuer: %+v", e)
+	}
+}
+
 func TestExplainSaysWhatItAssumes(t *testing.T) {
 	w := newWorld(t)
 	ask := func(client string, change func(*broker.Question)) *broker.Explanation {

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -26,6 +27,46 @@ func (s *countingStore) LoadKeys(ctx context.Context) (secret.String, int, error
 		return secret.String{}, 0, errors.New("sealed")
 	}
 	return s.KeyStore.LoadKeys(ctx)
+}
+
+// stuckStore answers when it is let go.
+type stuckStore struct {
+	KeyStore
+	asked, goOn chan struct{}
+}
+
+func (s *stuckStore) LoadKeys(ctx context.Context) (secret.String, int, error) {
+	s.asked <- struct{}{}
+	<-s.goOn
+	return s.KeyStore.LoadKeys(ctx)
+}
+
+// Each who waits for a key holds a place of the server: there are only so many.
+func TestOnlySoManyWaitForAKeyOfOurs(t *testing.T) {
+	w := newWorld(t, nil)
+	store := &stuckStore{KeyStore: w.store, asked: make(chan struct{}, 1), goOn: make(chan struct{})}
+	w.ring.store = store
+	unknown := joseHeader{kid: "unknown", alg: "ES256"}
+	done := make(chan struct{})
+	look := func() {
+		_, _, _ = w.ring.look(t.Context(), unknown)
+		done <- struct{}{}
+	}
+	go look()
+	<-store.asked
+	for range maxWaiting - 1 {
+		go look()
+	}
+	for w.ring.lookers.Load() < maxWaiting {
+		runtime.Gosched()
+	}
+	if _, _, err := w.ring.look(t.Context(), unknown); !errors.Is(err, errKeys) || !strings.Contains(err.Error(), "too many wait") {
+		t.Errorf("one more: %v", err)
+	}
+	close(store.goOn)
+	for range maxWaiting {
+		<-done
+	}
 }
 
 func TestAKeyThatAnotherReplicaHasBegunIsKnownAtOnce(t *testing.T) {
