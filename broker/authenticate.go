@@ -76,7 +76,7 @@ func (b *Broker) AuthenticateClient(ctx context.Context, c Credentials) (*Client
 	switch {
 	case client == nil:
 		return nil, badClient("there is no client %s", b.reg.clientNamed(c.ID))
-	case client.Disabled:
+	case b.reg.clientOff(client):
 		return nil, badClient("client %s is disabled", client.ID)
 	case client.Auth.Method != c.Method:
 		return nil, badClient("client %s authenticates by %s, not %s", client.ID, client.Auth.Method, c.Method)
@@ -136,7 +136,7 @@ func (b *Broker) authenticateAssertion(ctx context.Context, c Credentials) (*Cli
 	switch {
 	case client == nil || client.Auth.Method != c.Method:
 		return nil, badClient("no client %s that authenticates by %s", b.reg.clientNamed(t.Subject), c.Method)
-	case client.Disabled:
+	case b.reg.clientOff(client):
 		return nil, badClient("client %s is disabled", client.ID)
 	case t.Issuer != client.ID || c.ID != "" && c.ID != client.ID:
 		return nil, badClient("client %s: assertion of issuer %s for client %s", client.ID, b.reg.clientNamed(t.Issuer), b.reg.clientNamed(c.ID))

@@ -54,6 +54,8 @@ type Deps struct {
 	Sessions Sessions
 	Recorder Recorder
 	Sealer   Sealer
+	// Switches may be nil: then nobody can be turned off.
+	Switches SwitchStore
 	Judge    *Judge
 	Log      *slog.Logger
 	Now      func() time.Time
@@ -80,6 +82,7 @@ type Broker struct {
 	sessions Sessions
 	recorder Recorder
 	sealer   Sealer
+	switches SwitchStore
 	judge    *Judge
 	reg      *Registry
 	log      *slog.Logger
@@ -122,7 +125,7 @@ func New(cfg Config, d Deps) (*Broker, error) {
 	}
 	b := &Broker{
 		cfg: cfg, tokens: d.Tokens, keys: d.Keys, feed: d.Feed, anchor: d.Anchor, ledger: d.Ledger, once: d.Once,
-		sessions: d.Sessions, recorder: d.Recorder, sealer: d.Sealer, judge: d.Judge, reg: d.Judge.Registry,
+		sessions: d.Sessions, recorder: d.Recorder, sealer: d.Sealer, switches: d.Switches, judge: d.Judge, reg: d.Judge.Registry,
 		log: d.Log, now: d.Now, history: d.History, known: d.Known, span: d.Span,
 		index: NewIndex(cfg.Skew), wake: make(chan struct{}, 1), reap: make(chan struct{}, 1), unkeyed: make(chan struct{}, 1),
 	}

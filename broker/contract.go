@@ -115,6 +115,16 @@ type Sessions interface {
 	Sessions(ctx context.Context, subject string, limit int) ([]Session, error)
 }
 
+// Answers remembers what a request with an idempotency key was answered, so that it is
+// not carried out twice. It encrypts nothing: answers come sealed.
+type Answers interface {
+	// Claim keeps data under a name until expires, unless something is kept there: that
+	// is returned then. Of several at once, at any replica, one claims.
+	Claim(ctx context.Context, name string, data []byte, expires time.Time) (was []byte, err error)
+	// Answer replaces what is kept under a name; without data it is forgotten.
+	Answer(ctx context.Context, name string, data []byte, expires time.Time) error
+}
+
 // Recorder makes events and what belongs to them durable.
 type Recorder interface {
 	// Record completes and keeps an event, together with frames. Nothing may be

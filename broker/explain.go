@@ -116,7 +116,7 @@ func (j *Judge) Explain(ctx context.Context, q *Question) *Explanation {
 // a request.
 func (j *Judge) caseOf(q *Question, out *Explanation) (*Case, error) {
 	r := j.Registry
-	if q.Client.Disabled {
+	if r.clientOff(q.Client) {
 		return nil, badClient("client %s is disabled", q.Client.ID)
 	}
 	if err := q.Client.registered(q.grantType()); err != nil {
@@ -173,7 +173,7 @@ func (r *Registry) assume(c *Client, i *Issuer, out *Explanation) error {
 	}
 	delegate, identity := slices.Contains(i.Delegates, c.ID), c.Identities[i.Issuer]
 	switch {
-	case i.Disabled:
+	case r.issuerOff(i):
 		return refused("subject token", "issuer %s is unknown or disabled", i.Issuer)
 	case delegate && len(i.Audiences) > 0, identity != "" && (accepts(IDToken) || len(i.Audiences) > 0):
 		out.Assumed = append(out.Assumed, fmt.Sprintf("the subject token is one of %s that this client may present", i.Issuer))
@@ -275,7 +275,7 @@ func (e *Explanation) nearest(j *Judge, q *Question, err error) (out []string) {
 	case BadTarget:
 		return []string{fmt.Sprintf("the targets of client %s are %s", q.Client.ID, listed(q.Client.Targets))}
 	case BadToken:
-		if i := j.Registry.Issuers[q.issuer()]; i != nil && i.Disabled {
+		if i := j.Registry.Issuers[q.issuer()]; i != nil && j.Registry.issuerOff(i) {
 			return []string{fmt.Sprintf("issuer %s is disabled: enable it", i.Issuer)}
 		}
 		if e.Policy == nil && q.Token == nil && q.Subject != nil && q.Held == nil {

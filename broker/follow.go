@@ -70,6 +70,9 @@ func (b *Broker) Start(ctx context.Context) error {
 	if err := b.load(ctx, saved); err != nil {
 		return err
 	}
+	if err := b.reloadSwitches(ctx); err != nil {
+		return err
+	}
 	return b.beat(ctx)
 }
 

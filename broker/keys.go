@@ -23,11 +23,15 @@ const KeysEvery = time.Minute
 // keysRetry is how soon, after keys could not be read.
 const keysRetry = 5 * time.Second
 
-// keyLoop follows what other replicas do to the signing keys. A revoked key that
-// this one cannot read of is refused all the same: the feed names it.
+// keyLoop follows what other replicas do to the signing keys and switches. A revoked
+// key, or who was turned off, of which this one cannot read is refused all the same:
+// the feed names it.
 func (b *Broker) keyLoop(ctx context.Context) {
 	for ctx.Err() == nil {
 		wait := KeysEvery
+		if err := b.reloadSwitches(ctx); err != nil {
+			b.complain(ctx, "those known stay off", err)
+		}
 		err := b.keys.Reload(ctx)
 		if err = errors.Join(err, b.EndWithdrawn(ctx, "")); err != nil {
 			b.complain(ctx, "signing keys cannot be read again, or what was obtained with a revoked one cannot be ended; those known stay in use", err)
@@ -61,16 +65,19 @@ func (b *Broker) EndWithdrawn(ctx context.Context, operator string) error {
 	return nil
 }
 
-// toReload has the signing keys read again if an entry says that one was revoked.
+// toReload has the signing keys and switches read again if an entry says that a key
+// was revoked, or somebody turned off.
 func (b *Broker) toReload(entries []Entry) {
+	again := b.switches != nil && b.doubtSwitched(entries)
 	for _, e := range entries {
 		for _, k := range e.Where {
-			if k.Kind == ByKey {
-				select {
-				case b.unkeyed <- struct{}{}:
-				default:
-				}
-			}
+			again = again || k.Kind == ByKey
+		}
+	}
+	if again {
+		select {
+		case b.unkeyed <- struct{}{}:
+		default:
 		}
 	}
 }

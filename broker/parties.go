@@ -21,7 +21,7 @@ func (r *Registry) accepts(which string, t *Token, now time.Time) error {
 	}
 	i := r.Issuers[t.Issuer]
 	switch {
-	case i == nil || i.Disabled:
+	case i == nil || r.issuerOff(i):
 		return refused(which, "issuer %s is unknown or disabled", t.Issuer)
 	case !slices.Contains(i.Accept, string(t.Use)):
 		return refused(which, "issuer %s: a token used as %s is not accepted", t.Issuer, t.Use)
@@ -200,7 +200,7 @@ func (r *Registry) trustsKey(k Key) bool {
 
 func (r *Registry) trusts(issuer string) bool {
 	i := r.Issuers[issuer]
-	return i != nil && !i.Disabled
+	return i != nil && !r.issuerOff(i)
 }
 
 // trustedKeys are the keys of those who are configured and not disabled.
@@ -210,7 +210,7 @@ func (r *Registry) trustedKeys() map[Key]bool {
 		trusted[KeyOf(ByIssuer, id)] = r.trusts(id)
 	}
 	for id, c := range r.Clients {
-		trusted[KeyOf(ByClient, id)], trusted[KeyOf(ByAgent, id)] = !c.Disabled, !c.Disabled
+		trusted[KeyOf(ByClient, id)], trusted[KeyOf(ByAgent, id)] = !r.clientOff(c), !r.clientOff(c)
 	}
 	for name, a := range r.Agents {
 		trusted[KeyOf(ByAgent, name)] = !a.Disabled

@@ -239,6 +239,7 @@ type Registry struct {
 
 	identities map[[2]string]string // (issuer, client id there) -> name of a client or agent
 	groups     map[[2]string]bool   // (issuer, a group that it may speak of)
+	switched   switched
 }
 
 // NewRegistry checks the parts against each other.
@@ -375,7 +376,7 @@ func (r *Registry) ceiling(name string) (c *scopes.Ceiling, ok bool) {
 		return a.Ceiling, !a.Disabled
 	}
 	if c := r.Clients[name]; c != nil {
-		return c.Ceiling, !c.Disabled
+		return c.Ceiling, !r.clientOff(c)
 	}
 	return nil, false
 }

@@ -50,6 +50,7 @@ type stateStore interface {
 	broker.Ledger
 	broker.Once
 	broker.Sessions
+	broker.Answers
 	Ready(ctx context.Context) error
 	Close() error
 }

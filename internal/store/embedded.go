@@ -25,6 +25,7 @@ var (
 	_ broker.Ledger   = (*Embedded)(nil)
 	_ broker.Once     = (*Embedded)(nil)
 	_ broker.Sessions = (*Embedded)(nil)
+	_ broker.Answers  = (*Embedded)(nil)
 )
 
 // The buckets of the file, format 1. Numbers in keys have 8 bytes, the highest
@@ -44,10 +45,13 @@ var (
 	bucketBegan    = []byte("sessions began") // when, digest
 	bucketSubjects = []byte("sessions of")    // digest of the subject, when it began, digest
 	bucketEnds     = []byte("sessions ends")  // when, digest
+	bucketAnswers  = []byte("answers")        // digest of a name -> when it ends, answer
+	bucketAnswered = []byte("answers ends")   // when, digest
 
 	buckets = [][]byte{
 		bucketMeta, bucketFeed, bucketReplicas, bucketLeases, bucketOpen, bucketDue, bucketFiled, bucketGone,
 		bucketOnce, bucketOnceEnds, bucketSessions, bucketBegan, bucketSubjects, bucketEnds,
+		bucketAnswers, bucketAnswered,
 	}
 )
 

@@ -206,7 +206,7 @@ func sweepAll(tx *bolt.Tx, now time.Time) error {
 	for _, id := range old {
 		err = errors.Join(err, replicas.Delete(id))
 	}
-	return errors.Join(err, sweepLeases(tx, now), sweepOnce(tx, now), sweepSessions(tx, now))
+	return errors.Join(err, sweepLeases(tx, now), sweepOnce(tx, now), sweepSessions(tx, now), sweepAnswers(tx, now))
 }
 
 // Leave implements [broker.Feed].

@@ -25,6 +25,7 @@ var (
 	_ broker.Ledger   = (*Redis)(nil)
 	_ broker.Once     = (*Redis)(nil)
 	_ broker.Sessions = (*Redis)(nil)
+	_ broker.Answers  = (*Redis)(nil)
 )
 
 // Redis keeps state in Redis. It is safe for concurrent use, and every call ends

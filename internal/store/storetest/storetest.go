@@ -18,6 +18,7 @@ type Store interface {
 	broker.Ledger
 	broker.Once
 	broker.Sessions
+	broker.Answers
 	Ready(ctx context.Context) error
 	Close() error
 }
@@ -47,6 +48,7 @@ func Run(t *testing.T, open func(t *testing.T) *Bed) {
 		of   suite
 	}{
 		{"feed", feedSuite}, {"heartbeats", beatSuite}, {"leases", ledgerSuite}, {"one-time ids", onceSuite}, {"sessions", sessionSuite},
+		{"answers", answerSuite},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			for _, c := range part.of {
