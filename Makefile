@@ -9,10 +9,11 @@ export GOFLAGS := $(shell $(GO) env GOFLAGS) -buildvcs=false
 endif
 
 # Pinned, so that everybody runs the same.
+OAPI     := github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.8.2
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 .DEFAULT_GOAL := help
-.PHONY: build test lint fuzz bench cover e2e demo demo-postgres full help servers node clean
+.PHONY: build test generate lint fuzz bench cover e2e demo demo-postgres full help servers node clean
 
 build: ## build bin/stint
 	@mkdir -p bin
@@ -28,9 +29,14 @@ e2e: build servers ## the built binary against real Vault, Redis and PostgreSQL
 	STINT_REQUIRE_SERVERS=all $(GO) test -timeout 60m -count 1 -run Vault ./cmd/stint
 
 lint: ## what the compiler does not see
+	$(GO) run $(OAPI) -config api/adminapi/oapi.yaml -o build/adminapi.gen.go openapi.yaml
+	cmp build/adminapi.gen.go api/adminapi/adminapi.gen.go # make generate
 	$(GO) run $(GOLANGCI) run ./...
 	cd client && $(GO) run $(GOLANGCI) run ./...
 	$(GO) vet -tags e2e ./...
+
+generate: ## what is made from openapi.yaml
+	$(GO) run $(OAPI) -config api/adminapi/oapi.yaml openapi.yaml
 
 fuzz: ## every fuzz target for FUZZTIME each (default 20s)
 	@./scripts/fuzz.sh $(or $(FUZZTIME),20s)

@@ -19,7 +19,8 @@ var allowed = map[string][]string{
 	"cmd/*":               {"*"},
 	"e2e/*":               {"*"},
 	"internal/bench":      {"*"},
-	"api":                 {"broker", "scopes", "scopes/grant", "audit", "internal/secret", "internal/strictjson"},
+	"api":                 {"api/adminapi", "broker", "scopes", "scopes/grant", "audit", "internal/secret", "internal/strictjson"},
+	"api/adminapi":        {},
 	"audit":               {},
 	"broker":              {"scopes", "scopes/grant", "audit", "internal/secret", "internal/strictjson"},
 	"scopes":              {"scopes/grant"},
@@ -27,6 +28,7 @@ var allowed = map[string][]string{
 	"providers":           {"broker", "scopes/grant", "internal/secret", "providers/*"},
 	"providers/*":         {"broker", "scopes/grant", "internal/secret", "internal/strictjson"},
 	"internal/config":     {"api", "broker", "internal/secret", "internal/store", "internal/strictyaml", "internal/token", "internal/vault", "scopes", "scopes/grant"},
+	"internal/login":      {"broker", "internal/secret", "internal/strictjson"},
 	"internal/outbound":   {},
 	"internal/sample":     {"internal/secret"},
 	"internal/secret":     {},
@@ -41,7 +43,8 @@ var allowed = map[string][]string{
 
 // homes are libraries that only one place may use.
 var homes = map[string][]string{
-	"github.com/labstack/echo/":            {"api", "internal/bench"},
+	"github.com/labstack/echo/":            {"api", "api/adminapi", "internal/bench"},
+	"github.com/oapi-codegen/":             {"api/adminapi"},
 	"github.com/ory/fosite":                {"api"},
 	"github.com/prometheus/client_golang/": {"api"},
 	"golang.org/x/time/":                   {"api"},
@@ -55,6 +58,7 @@ var homes = map[string][]string{
 	"github.com/go-json-experiment/":       {"internal/strictjson"},
 	"go.yaml.in/":                          {"internal/strictyaml"},
 	"github.com/jackc/pgx/":                {"providers/postgres", "internal/sample", "cmd/stint"},
+	"golang.org/x/oauth2":                  {"internal/login"},
 	"github.com/zitadel/":                  {"internal/sample"},
 	"github.com/modelcontextprotocol/":     {"internal/sample"},
 	"github.com/spf13/cobra":               {"cmd/stint"},

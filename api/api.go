@@ -36,7 +36,21 @@ type Broker interface {
 	// Refuse records a request that did not come to an exchange.
 	Refuse(ctx context.Context, r *broker.ExchangeRequest, clientID string, err error)
 	Taker
+	Admitter
 	Status(ctx context.Context) broker.Status
+}
+
+// Admitter is what administrators need.
+type Admitter interface {
+	Admit(ctx context.Context, raw secret.String, resource string) (*broker.Token, error)
+	Judge() *broker.Judge
+	// Person returns how the record names a subject.
+	Person(subject string) string
+	Sessions(ctx context.Context, f broker.SessionFilter, after string, limit int) ([]broker.Session, string, error)
+	Leases(ctx context.Context, f broker.LeaseFilter, after string, limit int) ([]*broker.Lease, string, error)
+	Lease(ctx context.Context, id string) (*broker.Lease, error)
+	Switch(ctx context.Context, r broker.SwitchRequest) error
+	Switched(kind broker.SwitchedKind, id string) (s broker.Switch, off bool, version int)
 }
 
 // Taker takes back, and says what is good.
@@ -120,11 +134,17 @@ type Config struct {
 	// IssuerHealth says of each trusted issuer what is wrong with its keys; empty:
 	// nothing.
 	IssuerHealth func() map[string]string
-	// Operations are offered on the local socket.
+	// Operations are offered to administrators.
 	Operations Operations
-	Metrics    *Metrics
-	Log        *slog.Logger
-	Now        func() time.Time
+	// Admin lets administrators in over the network; nil: the local socket is the only
+	// way.
+	Admin *Admin
+	// Answers remembers what was answered to idempotency keys, sealed.
+	Answers broker.Answers
+	Sealer  broker.Sealer
+	Metrics *Metrics
+	Log     *slog.Logger
+	Now     func() time.Time
 	// Span starts a span of a trace for a request, continuing the one that its
 	// headers name; nil: no tracing. The functions it returns give the trace's id,
 	// and end the span with a status.
@@ -156,7 +176,8 @@ func New(cfg Config, b Broker) (*Server, error) {
 		return nil, errors.New("issuer: an https URL without query, fragment and final slash is needed (RFC 8414 section 2)")
 	case strings.ContainsAny(u.EscapedPath(), ":*%"): // they mean something in routes
 		return nil, errors.New("issuer: its path has to be of letters, digits, slashes and hyphens")
-	case b == nil || cfg.Keys == nil || cfg.Log == nil || cfg.Now == nil || cfg.Metrics == nil || cfg.IssuerHealth == nil || cfg.Operations == nil:
+	case b == nil || cfg.Keys == nil || cfg.Log == nil || cfg.Now == nil || cfg.Metrics == nil || cfg.IssuerHealth == nil || cfg.Operations == nil ||
+		cfg.Answers == nil || cfg.Sealer == nil:
 		return nil, errors.New("api: a collaborator is missing")
 	}
 	cfg.Limits.defaults()
@@ -201,6 +222,10 @@ func (s *Server) Public() http.Handler {
 	}
 	get(e.Match, "/livez", s.live)
 	get(e.Match, "/readyz", s.ready(false))
+	if s.cfg.Admin != nil {
+		s.adminRoutes(e, base, s.byToken)
+		s.loginRoutes(g)
+	}
 	return e
 }
 
@@ -218,12 +243,7 @@ func (s *Server) Ops() http.Handler {
 // caller's user id is in the record.
 func (s *Server) Local() http.Handler {
 	e := s.echo()
-	e.POST("/admin/v1/revocations", s.adminRevoke)
-	get(e.Match, "/admin/v1/status", s.ready(true))
-	get(e.Match, "/admin/v1/keys", s.adminKeys)
-	e.POST("/admin/v1/keys", s.adminRotate)
-	e.POST("/admin/v1/keys/revocations", s.adminRevokeKey)
-	e.POST("/admin/v1/client-secrets", s.adminClientSecret)
+	s.adminRoutes(e, "", atSocket)
 	return e
 }
 
@@ -262,14 +282,14 @@ func (s *Server) httpError(err error, c echo.Context) {
 	} else {
 		s.log.ErrorContext(c.Request().Context(), "request failed", "path", c.Path(), "request", requestID(c), "error", err)
 	}
-	p := problem{Error: "server_error", status: status}
+	p := problem{Error: "server_error", code: broker.Internal, status: status}
 	switch {
 	case status == http.StatusNotFound:
-		p.Error, p.Description = "invalid_request", "there is nothing here"
+		p.Error, p.Description, p.code = "invalid_request", "there is nothing here", broker.BadTarget
 	case status == http.StatusMethodNotAllowed:
-		p.Error, p.Description = "invalid_request", "the method is not allowed here"
+		p.Error, p.Description, p.code = "invalid_request", "the method is not allowed here", noMethod
 	case status < http.StatusInternalServerError:
-		p.Error = "invalid_request"
+		p.Error, p.code = "invalid_request", broker.BadRequest
 	}
 	_ = p.write(c)
 }
@@ -375,7 +395,7 @@ func (s *Server) note(c echo.Context, r *broker.ExchangeRequest, err error) {
 // fail answers an error, and logs what the caller is not told.
 func (s *Server) fail(c echo.Context, err error) error {
 	if errors.Is(err, errTooLarge) {
-		return s.answer(c, problem{Error: "invalid_request", Description: "the body is too large", status: http.StatusRequestEntityTooLarge})
+		return s.answer(c, problem{Error: "invalid_request", Description: "the body is too large", code: tooLarge, status: http.StatusRequestEntityTooLarge})
 	}
 	p := toProblem(endpointOf(c), err)
 	s.logRefusal(c, p, err)

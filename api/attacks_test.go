@@ -297,7 +297,7 @@ func (w *target) another(t testing.TB, name string, change func(*broker.Deps)) s
 	go func() { defer close(done); b.Run(background) }()
 	t.Cleanup(func() { cancel(); <-done })
 	server := must(api.New(api.Config{
-		Issuer: w.self, Limits: unlimited, Keys: w.ring, IssuerHealth: w.tokens.Ready, Operations: w.world, Log: discard, Now: w.clock.Now,
+		Issuer: w.self, Limits: unlimited, Keys: w.ring, IssuerHealth: w.tokens.Ready, Operations: w.world, Answers: w.store, Sealer: w.sealer, Log: discard, Now: w.clock.Now,
 		Metrics: api.NewMetrics("test", b.Status),
 	}, b))(t)
 	s := httptest.NewServer(server.Public())

@@ -261,28 +261,7 @@ func (s *Server) status(ctx context.Context, fresh bool) broker.Status {
 // others can still be served.
 func (s *Server) ready(full bool) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		st := s.status(c.Request().Context(), full)
-		out := readiness{Missing: []string{}}
-		if s.draining.Load() {
-			out.Missing = append(out.Missing, "shutting down")
-		}
-		if !st.Current {
-			out.Missing = append(out.Missing, "revocation feed")
-		}
-		if st.OpenLeases < 0 {
-			out.Missing = append(out.Missing, "store")
-		}
-		if st.Record != "" {
-			out.Missing = append(out.Missing, "audit journal")
-		}
-		out.Ready = len(out.Missing) == 0
-		if full {
-			out.details = &details{
-				Replica: st.Replica, Current: st.Current, Behind: min(st.Behind.Seconds(), 1e9), Position: st.Head.String(), Records: st.Records,
-				Leases: st.OpenLeases, Policy: st.Policy, Policies: st.Policies, Providers: st.Providers, Issuers: s.cfg.IssuerHealth(), Why: st.Why,
-				Problem: s.cfg.Operations.PolicyProblem(),
-			}
-		}
+		out := s.readiness(c.Request().Context(), full)
 		status := http.StatusOK
 		if !out.Ready {
 			status = http.StatusServiceUnavailable
@@ -291,25 +270,31 @@ func (s *Server) ready(full bool) echo.HandlerFunc {
 	}
 }
 
-// revocationRequest is the body of POST /admin/v1/revocations.
-type revocationRequest struct {
-	broker.Selector
-	Reason string `json:"reason"`
-}
-
-// adminRevoke takes back by selector, for an operator on the local socket.
-func (s *Server) adminRevoke(c echo.Context) error {
-	var in revocationRequest
-	if err := readJSON(c, &in); err != nil {
-		return s.fail(c, err)
+// readiness asks around.
+func (s *Server) readiness(ctx context.Context, full bool) readiness {
+	st := s.status(ctx, full)
+	out := readiness{Missing: []string{}}
+	if s.draining.Load() {
+		out.Missing = append(out.Missing, "shutting down")
 	}
-	got, err := s.broker.Revoke(c.Request().Context(), broker.Revocation{
-		Selector: in.Selector, Reason: in.Reason, Operator: operator(c), RequestID: requestID(c),
-	})
-	if err != nil {
-		return s.fail(c, err)
+	if !st.Current {
+		out.Missing = append(out.Missing, "revocation feed")
 	}
-	return c.JSON(http.StatusCreated, got)
+	if st.OpenLeases < 0 {
+		out.Missing = append(out.Missing, "store")
+	}
+	if st.Record != "" {
+		out.Missing = append(out.Missing, "audit journal")
+	}
+	out.Ready = len(out.Missing) == 0
+	if full {
+		out.details = &details{
+			Replica: st.Replica, Current: st.Current, Behind: min(st.Behind.Seconds(), 1e9), Position: st.Head.String(), Records: st.Records,
+			Leases: st.OpenLeases, Policy: st.Policy, Policies: st.Policies, Providers: st.Providers, Issuers: s.cfg.IssuerHealth(), Why: st.Why,
+			Problem: s.cfg.Operations.PolicyProblem(),
+		}
+	}
+	return out
 }
 
 func readJSON(c echo.Context, into any) error {

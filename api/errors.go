@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"errors"
 	"net/http"
 	"strconv"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/stint-dev/stint/api/adminapi"
 	"github.com/stint-dev/stint/broker"
 )
 
@@ -21,6 +23,8 @@ type problem struct {
 	// Interaction says what interaction_required is for: approval or link.
 	Interaction string `json:"interaction,omitempty"`
 
+	code       broker.Code
+	scope      string // what is missing
 	status     int
 	retryAfter time.Duration
 	challenge  bool // add WWW-Authenticate
@@ -43,7 +47,7 @@ func endpointOf(c echo.Context) endpoint {
 		return revocationEndpoint
 	case strings.HasSuffix(route, "/oauth2/introspect"):
 		return introspectionEndpoint
-	case strings.HasPrefix(route, "/admin/"):
+	case strings.Contains(route, "/admin/v1/"):
 		return adminEndpoint
 	}
 	return tokenEndpoint
@@ -70,6 +74,8 @@ var table = map[broker.Code]row{
 	broker.Denied:        {"unauthorized_client", [4]int{400, 400, 403, 403}},
 	broker.NeedsApproval: {"interaction_required", [4]int{400, 400, 400, 409}},
 	broker.NeedsLink:     {"interaction_required", [4]int{400, 400, 400, 409}},
+	broker.Conflict:      {"invalid_request", [4]int{409, 409, 409, 409}},
+	broker.Changed:       {"invalid_request", [4]int{412, 412, 412, 412}},
 	broker.Limited:       {"temporarily_unavailable", [4]int{429, 429, 429, 429}},
 	// 503 and not 401: the caller keeps its token and comes again.
 	broker.Unavailable: {"temporarily_unavailable", [4]int{503, 503, 503, 503}},
@@ -84,14 +90,14 @@ var internalStatus = [4]int{500, 503, 500, 500}
 func toProblem(at endpoint, err error) problem {
 	e := (*broker.Error)(nil)
 	if !errors.As(err, &e) {
-		return problem{Error: "server_error", status: internalStatus[at]}
+		return problem{Error: "server_error", code: broker.Internal, status: internalStatus[at]}
 	}
 	r, known := table[e.Code]
 	if !known {
-		return problem{Error: "server_error", status: internalStatus[at]}
+		return problem{Error: "server_error", code: broker.Internal, status: internalStatus[at]}
 	}
 	p := problem{
-		Error: r.name, Description: describe(e.Public), URL: e.URL, status: r.status[at],
+		Error: r.name, code: e.Code, Description: describe(e.Public), URL: e.URL, status: r.status[at],
 		retryAfter: e.RetryAfter, challenge: e.Code == broker.BadClient,
 	}
 	if at == adminEndpoint && e.Code == broker.Unavailable {
@@ -136,8 +142,43 @@ func (p problem) write(c echo.Context) error {
 	if p.retryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((p.retryAfter+time.Second-1)/time.Second)))
 	}
+	if endpointOf(c) == adminEndpoint {
+		return p.writeDetails(c)
+	}
 	if p.challenge {
 		h.Set("WWW-Authenticate", `Basic realm="stint", charset="UTF-8"`) // RFC 6749 section 5.2
 	}
 	return c.JSON(p.status, p)
+}
+
+// titles are what the admin API calls its errors (RFC 9457 section 3.1.3).
+var titles = map[broker.Code]string{
+	broker.BadRequest: "The request is malformed", broker.BadToken: "A token is needed", broker.Denied: "This is not allowed",
+	broker.BadClient: "Who asks is not known", broker.BadDetails: "The details are malformed", broker.NeedsApproval: "A human has to approve",
+	broker.NeedsLink: "An account has to be linked", broker.BadScope: "The token may not do this", broker.BadTarget: "There is no such thing", broker.Conflict: "Somebody else is at it",
+	broker.Changed: "It has changed since", broker.Limited: "Too many requests", broker.Unavailable: "Not now", tooLarge: "The body is too large",
+	noMethod: "The method is not allowed here",
+}
+
+// Codes of errors of HTTP alone, which the broker never sees.
+const (
+	tooLarge broker.Code = "too_large"
+	noMethod broker.Code = "method_not_allowed"
+)
+
+// writeDetails sends the problem as RFC 9457 has it.
+func (p problem) writeDetails(c echo.Context) error {
+	title := titles[p.code]
+	if title == "" {
+		p.code, title = broker.Internal, "Something went wrong here"
+	}
+	if h := c.Response().Header(); p.status == http.StatusUnauthorized && h.Get("WWW-Authenticate") == "" {
+		h.Set("WWW-Authenticate", `Bearer realm="stint"`)
+	}
+	c.Response().Header().Set(echo.HeaderContentType, "application/problem+json")
+	c.Response().WriteHeader(p.status)
+	return json.NewEncoder(c.Response()).Encode(adminapi.Problem{
+		Type: "https://stint.dev/problems/" + string(p.code), Title: title, Status: p.status, Detail: p.Description,
+		Instance: "urn:stint:request:" + requestID(c), Code: adminapi.ProblemCode(p.code), Scope: p.scope,
+	})
 }

@@ -104,6 +104,11 @@ type world struct {
 	b        *broker.Broker
 	server   *api.Server
 	problem  string // of the policy
+	mappings []*scopes.Mapping
+	switches *switches
+	sealer   broker.Sealer
+	signIn   *signIn
+	doc      *document
 
 	public, ops, socket string
 	http                *http.Client // of the public listener
@@ -134,6 +139,7 @@ func newWorld(t testing.TB, o options) *world {
 		TB: t, self: o.issuer, dir: dir, logs: &logs{}, clock: &clock{now: time.Date(2030, 1, 2, 12, 0, 0, 0, time.UTC)},
 		idp: newIssuer(t, "https://idp.test"), ci: newIssuer(t, "https://ci.test"), gateway: newIssuer(t, "gateway"),
 	}
+	w.switches, w.signIn = &switches{}, &signIn{w: w}
 	w.code = &troubled{Fake: providertest.NewFake("code", w.clock.Now)}
 	w.db = documents{providertest.NewFake("db", w.clock.Now)}
 	log := slog.New(slog.NewJSONHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -221,6 +227,7 @@ func (w *world) policy(texts ...string) *scopes.Policy {
 		decode(w, text, m)
 		all = append(all, m)
 	}
+	w.mappings = all
 	return must(scopes.Compile(all, w.reg.World()))(w)
 }
 
@@ -236,13 +243,18 @@ func (w *world) openBroker(log *slog.Logger, o options) {
 		Clients []*broker.Client `yaml:"clients"`
 	}
 	decode(w, strings.NewReplacer("HASH", `"`+hash+`"`, self, w.self).Replace(registryYAML), &in)
+	signInClient := &broker.Client{
+		ID: "stint-admin", GrantTypes: []string{exchange}, Targets: []string{w.self + "/admin/v1"}, Ceiling: &scopes.Ceiling{Everything: true},
+		AcceptLess: true, Identities: map[string]string{w.idp.url: "stint-at-idp"}, Session: time.Hour,
+	}
+	in.Clients = append(in.Clients, signInClient)
 	w.reg = must(broker.NewRegistry(w.self, in.Clients, in.Agents, in.Issuers, map[string]broker.Provider{"code": w.code, "db": w.db}))(w)
 	w.store = must(store.OpenEmbedded(filepath.Join(w.dir, "store.db"), w.clock.Now))(w)
 	w.Cleanup(func() { _ = w.store.Close() })
 	w.journal = must(audit.OpenJournal(audit.JournalConfig{Dir: filepath.Join(w.dir, "journal"), SegmentSize: 2 * audit.MaxFrame}))(w)
 	w.Cleanup(func() { _ = w.journal.Close() })
-	sealer := must(vault.NewSealer(ctx, w.secrets, w.clock.Now))(w)
-	w.subjects = must(store.OpenSubjectKeys(filepath.Join(w.dir, "subjects.db"), sealer))(w)
+	w.sealer = must(vault.NewSealer(ctx, w.secrets, w.clock.Now))(w)
+	w.subjects = must(store.OpenSubjectKeys(filepath.Join(w.dir, "subjects.db"), w.sealer))(w)
 	w.Cleanup(func() { _ = w.subjects.Close() })
 	indexKey := must(vault.Key(ctx, w.secrets, vault.PathAuditIndex))(w)
 	w.events = must(audit.NewLog(audit.LogConfig{Replica: "r1", IndexKey: []byte(indexKey.Reveal()), Now: w.clock.Now, NoteBurst: 1 << 20}, w.journal, w.subjects))(w)
@@ -253,14 +265,15 @@ func (w *world) openBroker(log *slog.Logger, o options) {
 		ClientSecretKey: clientKey,
 	}, broker.Deps{
 		Tokens: w.tokens, Keys: w.ring, Feed: w.store, Anchor: vault.NewAnchor(w.secrets), Ledger: w.store, Once: w.store, Sessions: w.store,
-		Recorder: metrics.Counting(w.events), Sealer: sealer, Judge: broker.NewJudge(w.reg, w.policy(strings.ReplaceAll(filesYAML, `"`+self+`"`, `"`+w.self+`"`), apiYAML)), Log: log, Now: w.clock.Now,
+		Recorder: metrics.Counting(w.events), Sealer: w.sealer, Switches: w.switches, Judge: broker.NewJudge(w.reg, w.policy(strings.ReplaceAll(filesYAML, `"`+self+`"`, `"`+w.self+`"`), apiYAML, strings.ReplaceAll(adminYAML, "SELF", w.self))), Log: log, Now: w.clock.Now,
 	}))(w)
 	if err := w.b.Start(ctx); err != nil {
 		w.Fatal(err)
 	}
 	cfg := api.Config{
 		Issuer: w.self, Limits: o.limits, Keys: w.ring, DetailsTypes: []string{"fake", broker.ToolCall}, IssuerHealth: w.tokens.Ready,
-		Operations: w, Metrics: metrics, Log: log, Now: w.clock.Now,
+		Operations: w, Answers: w.store, Sealer: w.sealer, Metrics: metrics,
+		Admin: &api.Admin{Resource: w.self + "/admin/v1", Issuer: w.idp.url, Client: signInClient, SignIn: w.signIn}, Log: log, Now: w.clock.Now,
 	}
 	if o.config != nil {
 		o.config(&cfg)
@@ -338,12 +351,64 @@ func (w *world) RevokeKey(ctx context.Context, _, kid string) (api.RevokedKey, e
 }
 
 // NewClientSecret implements [api.Operations].
-func (w *world) NewClientSecret() (secret.String, string) { return w.b.NewClientSecret() }
+func (w *world) NewClientSecret(context.Context, string) (s secret.String, hash string, err error) {
+	s, hash = w.b.NewClientSecret()
+	return s, hash, nil
+}
+
+// Mappings implements [api.Operations].
+func (w *world) Mappings() []*scopes.Mapping { return w.mappings }
 
 // PolicyProblem implements [api.Operations].
 func (w *world) PolicyProblem() string { return w.problem }
 
 var _ api.Operations = (*world)(nil)
+
+// switches are kept in memory.
+type switches struct {
+	mu      sync.Mutex
+	doc     broker.Switches
+	version int
+	down    error
+}
+
+// LoadSwitches implements [broker.SwitchStore].
+func (s *switches) LoadSwitches(context.Context) (broker.Switches, int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.down == nil && s.version == 0 {
+		return broker.Switches{}, 0, broker.ErrNotFound
+	}
+	return s.doc, s.version, s.down
+}
+
+// SaveSwitches implements [broker.SwitchStore].
+func (s *switches) SaveSwitches(_ context.Context, doc broker.Switches, version int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if version != s.version {
+		return broker.ErrConflict
+	}
+	s.doc, s.version = doc, version+1
+	return s.down
+}
+
+// signIn signs in alice, with a change of her ID token.
+type signIn struct {
+	w      *world
+	change map[string]any
+	err    error
+}
+
+// Begin implements [api.SignIn].
+func (s *signIn) Begin(_ context.Context, state, nonce, _ string) (string, error) {
+	return s.w.idp.url + "/authorize?state=" + state + "&nonce=" + nonce, s.err
+}
+
+// Finish implements [api.SignIn].
+func (s *signIn) Finish(_ context.Context, _, code, _, _ string) (secret.String, error) {
+	return secret.New(s.w.idToken(code)), s.err
+}
 
 // settle waits until the broker is current by a clock that was moved.
 func (w *world) settle() {

@@ -248,7 +248,7 @@ func TestPublishedKeysVerifyWhatIsIssued(t *testing.T) {
 	}
 	again := req.Clone(context.Background())
 	again.Body = must(req.GetBody())(t)
-	if a := w.doRequest(w.local, again); a.status != 500 || strings.TrimSpace(string(a.body)) != `{"error":"server_error"}` {
+	if a := w.doRequest(w.local, again); a.status != 500 || !silentFailure(a) {
 		t.Errorf("a rotation that failed: %d %s", a.status, a.body)
 	}
 }
@@ -375,7 +375,7 @@ func TestDocumentThatIsNoJSON(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{wrap: func(b api.Broker) api.Broker { return garbling{b} }})
 	a := w.post("/oauth2/token", w.form())
-	if a.status != 500 || strings.TrimSpace(string(a.body)) != `{"error":"server_error"}` {
+	if a.status != 500 || !silentFailure(a) {
 		t.Errorf("%d %s", a.status, a.body)
 	}
 	// The handler's own error is logged by a listener of any kind.

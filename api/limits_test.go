@@ -253,7 +253,7 @@ func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
 	good := api.Config{
-		Issuer: self, Keys: w.ring, IssuerHealth: w.tokens.Ready, Operations: w, Log: slog.New(slog.DiscardHandler), Now: w.clock.Now,
+		Issuer: self, Keys: w.ring, IssuerHealth: w.tokens.Ready, Operations: w, Answers: w.store, Sealer: w.sealer, Log: slog.New(slog.DiscardHandler), Now: w.clock.Now,
 		Metrics: api.NewMetrics("test", w.b.Status),
 	}
 	if s, err := api.New(good, w.b); err != nil || s == nil {
@@ -270,6 +270,8 @@ func TestNewRefuses(t *testing.T) {
 		"an issuer that is encoded":    func(c *api.Config) { c.Issuer = self + "/a%2Fb" },
 		"no keys":                      func(c *api.Config) { c.Keys = nil },
 		"no log":                       func(c *api.Config) { c.Log = nil },
+		"no answers":                   func(c *api.Config) { c.Answers = nil },
+		"no sealer":                    func(c *api.Config) { c.Sealer = nil },
 		"no clock":                     func(c *api.Config) { c.Now = nil },
 		"no metrics":                   func(c *api.Config) { c.Metrics = nil },
 		"no health of issuers":         func(c *api.Config) { c.IssuerHealth = nil },

@@ -62,11 +62,14 @@ func (r *rates) take(name string, now time.Time) (wait time.Duration, ok bool) {
 	return max(time.Duration(float64(time.Second)/float64(r.limit)), time.Second), false
 }
 
-// purpose is what a request counts for. Revocations have rates and places of their
-// own: whoever has used up the others can still take back.
+// purpose is what a request counts for. Revocations and administrators have rates and
+// places of their own: where others have used up theirs, they can still take back.
 func purpose(r *http.Request) string {
-	if strings.HasSuffix(r.URL.Path, "/oauth2/revoke") {
+	switch path := r.URL.Path; {
+	case strings.HasSuffix(path, "/oauth2/revoke"):
 		return "revoke "
+	case strings.Contains(path, "/admin/v1/"):
+		return "admin "
 	}
 	return ""
 }

@@ -115,3 +115,20 @@ rules:
   - allow: [read, write]
     to: {groups: [engineering, maintainers]}
 `
+
+// adminYAML is who administers: SELF is the issuer.
+const adminYAML = `
+resource: SELF/admin/v1
+scopes:
+  read: {access: read}
+  operate: {access: write}
+  administer: {access: admin}
+  approve: {access: write}
+rules:
+  - allow: [read, operate, administer, approve]
+    to: {subjects: ["https://idp.test#root"], clients: [stint-admin]}
+  - allow: [read]
+    to: {groups: [engineering], clients: [stint-admin]}
+  - allow: [operate]
+    to: {groups: [maintainers], clients: [stint-admin]}
+`

@@ -265,8 +265,13 @@ func invariant(req *http.Request, a *answer) string {
 	var e struct {
 		Error       *string `json:"error"`
 		Description string  `json:"error_description"`
+		Code        string  `json:"code"` // of problem details (RFC 9457)
 	}
 	_ = json.Unmarshal(a.body, &e)
+	if e.Code != "" {
+		name := oauthName[e.Code]
+		e.Error = &name
+	}
 	retry, _ := strconv.Atoi(a.header.Get("Retry-After"))
 	switch {
 	case !regexp.MustCompile("^[0-9a-f]{16}$").MatchString(a.header.Get("X-Request-Id")):
@@ -315,7 +320,7 @@ func (s *script) response(text string) {
 		}
 		return
 	}
-	if ct := s.got.header.Get("Content-Type"); ct != "application/json" && ct != "application/jwk-set+json" {
+	if ct := s.got.header.Get("Content-Type"); ct != "application/json" && ct != "application/jwk-set+json" && ct != "application/problem+json" {
 		s.Errorf("%s: content type %q", s.what, ct)
 	}
 	s.compare(body, s.got.body)

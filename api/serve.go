@@ -261,8 +261,8 @@ func (s *Server) server(h http.Handler) *http.Server {
 
 type peerKey struct{}
 
-// operator names the user at the other end of the local socket.
-func operator(c echo.Context) string {
+// peerName names the user at the other end of the local socket.
+func peerName(c echo.Context) string {
 	if uid, ok := c.Request().Context().Value(peerKey{}).(uint32); ok {
 		return "uid:" + strconv.FormatUint(uint64(uid), 10)
 	}

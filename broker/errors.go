@@ -22,6 +22,8 @@ const (
 	BadScope      Code = "bad_scope"      // a scope is unknown or not granted, or the meet is empty
 	NeedsApproval Code = "needs_approval" // a human has to approve
 	NeedsLink     Code = "needs_link"     // the user has to link an account
+	Conflict      Code = "conflict"       // somebody else is at it
+	Changed       Code = "changed"        // it has changed since it was read
 	Limited       Code = "limited"        // too many requests
 	Unavailable   Code = "unavailable"    // something that is needed is down
 	Internal      Code = "internal"       // our own failure

@@ -359,9 +359,15 @@ func (x *exchange) decide(ctx context.Context) error {
 }
 
 // lifetime finds how long what is issued may live: never longer than what it
-// came from.
+// came from, but for a session of our own.
 func (x *exchange) lifetime() error {
-	life := x.b.cfg.TokenLifetime
+	life, from := x.b.cfg.TokenLifetime, []*Token{x.subject, x.actor}
+	if own := x.r.Client.Session; own > 0 && x.subject != nil {
+		life = own
+		if x.subject.Use == IDToken && !x.subject.Ours {
+			from = from[1:]
+		}
+	}
 	if x.target.Provider != "" {
 		life = x.b.cfg.CredentialLifetime
 		if most := x.b.reg.Providers[x.target.Provider].Describe().MaxLifetime; most > 0 {
@@ -374,7 +380,7 @@ func (x *exchange) lifetime() error {
 		}
 	}
 	x.expires = x.now.Add(life)
-	for _, t := range []*Token{x.subject, x.actor} {
+	for _, t := range from {
 		if t != nil && t.Expires.Before(x.expires) {
 			x.expires = t.Expires
 		}

@@ -27,6 +27,7 @@ type memory struct {
 	leases   map[string]broker.Lease
 	once     map[string]time.Time
 	sessions map[[2]string]broker.Session
+	answers  map[string]kept
 	replicas map[string]broker.Replica
 	ends     map[string]time.Time
 	gone     map[string]time.Time // when a closed lease cannot be read any more
@@ -344,6 +345,35 @@ func (m *memory) Sessions(_ context.Context, subject string, limit int) (out []b
 	}
 	slices.SortFunc(out, func(a, b broker.Session) int { return b.First.Compare(a.First) })
 	return out[:min(len(out), max(limit, 0))], m.down
+}
+
+func (m *memory) Claim(_ context.Context, name string, data []byte, expires time.Time) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if was, ok := m.answers[name]; ok && was.ends.After(m.now()) {
+		return was.data, m.down
+	}
+	if m.answers == nil {
+		m.answers = make(map[string]kept)
+	}
+	m.answers[name] = kept{data, expires}
+	return nil, m.down
+}
+
+func (m *memory) Answer(_ context.Context, name string, data []byte, expires time.Time) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.answers, name)
+	if data != nil {
+		m.answers[name] = kept{data, expires}
+	}
+	return m.down
+}
+
+// kept is an answer.
+type kept struct {
+	data []byte
+	ends time.Time
 }
 
 // Ready and Close make it a whole store.

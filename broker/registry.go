@@ -50,6 +50,11 @@ type Client struct {
 	// Disabled refuses everything to it.
 	Disabled bool `yaml:"disabled,omitempty"`
 
+	// Session is how long a token may live that it is given for an ID token, which says
+	// who signed in and when, and not for how long (OpenID Connect Core section 2). It is
+	// set for the client by which people sign in to Stint itself, and no other.
+	Session time.Duration `yaml:"-"`
+
 	targets map[string]bool // Targets, for looking up
 }
 

@@ -87,7 +87,7 @@ func (b *Broker) sessionLife(t *Token) time.Duration {
 	case i == nil: // a token of ours
 		return b.longest()
 	case t.SessionID == "" && t.AuthTime.IsZero(): // each of its tokens is a session
-		return i.MaxSubjectAge.Duration + max(b.cfg.TokenLifetime, b.cfg.CredentialLifetime)
+		return i.MaxSubjectAge.Duration + b.longestIssued()
 	}
 	return i.MaxSessionAge.Duration
 }
@@ -99,7 +99,16 @@ func (b *Broker) longest() time.Duration {
 	for _, i := range b.reg.Issuers {
 		d = max(d, i.MaxSessionAge.Duration)
 	}
-	return d + max(b.cfg.TokenLifetime, b.cfg.CredentialLifetime) + 2*b.cfg.Skew
+	return d + b.longestIssued() + 2*b.cfg.Skew
+}
+
+// longestIssued is the longest life of anything that we issue.
+func (b *Broker) longestIssued() time.Duration {
+	d := max(b.cfg.TokenLifetime, b.cfg.CredentialLifetime)
+	for _, c := range b.reg.Clients {
+		d = max(d, c.Session)
+	}
+	return d
 }
 
 // randomText fills b with random lower-case letters and digits, 5 bits each.

@@ -177,8 +177,8 @@ type SwitchRequest struct {
 	Off  bool
 	// Reason is kept with the switch, and recorded.
 	Reason string
-	// Version is that of the switches which the asker has seen; 0: any.
-	Version int
+	// Version is that of the switches which the asker has seen; nil: any.
+	Version *int
 	// Operator names who asks.
 	Operator, RequestID string
 }
@@ -186,8 +186,8 @@ type SwitchRequest struct {
 // Switch turns a party off at every replica, and takes back what it was given or
 // what was given by its tokens; or turns it on again, for what is new. It is durable
 // when Switch returns. Errors: BadTarget, if nobody is called that; BadRequest, if the
-// configuration disables it; ErrConflict inside, if the switches are of another
-// version; Unavailable.
+// configuration disables it; Changed, if the switches are of another version; Conflict;
+// Unavailable.
 func (b *Broker) Switch(ctx context.Context, r SwitchRequest) error {
 	before, after := "on", "off"
 	if !r.Off {
@@ -237,8 +237,8 @@ func (b *Broker) setSwitch(ctx context.Context, r SwitchRequest) (changed bool, 
 	now := b.reg.switched.load()
 	_, is := now.of(r.Kind)[r.ID]
 	switch {
-	case r.Version != 0 && r.Version != now.version:
-		return false, Fail(BadRequest, ErrConflict, "it has changed since it was read")
+	case r.Version != nil && *r.Version != now.version:
+		return false, Fail(Changed, nil, "it has changed since it was read")
 	case is == r.Off:
 		return false, nil
 	}
@@ -256,7 +256,7 @@ func (b *Broker) setSwitch(ctx context.Context, r SwitchRequest) (changed bool, 
 	}
 	err = b.switches.SaveSwitches(ctx, next, now.version)
 	if errors.Is(err, ErrConflict) {
-		return false, Fail(BadRequest, ErrConflict, "it was changed by somebody else just now")
+		return false, Fail(Conflict, err, "somebody else changed it just now")
 	}
 	if err == nil {
 		err = b.reloadSwitches(ctx)

@@ -103,8 +103,9 @@ type Mapping struct {
 	// Others may have subjects of the same name: with {sub} they get nothing. Absent:
 	// the only issuer that is configured.
 	SubjectIssuer Text `yaml:"subject_issuer,omitempty"`
-	// Scopes are the permissions that exist at the resource, by name.
-	Scopes map[string]*Scope `yaml:"scopes"`
+	// Scopes are the permissions that exist at the resource, by name. Those of the
+	// admin API are known, and left out.
+	Scopes map[string]*Scope `yaml:"scopes,omitempty"`
 	// Tools are the MCP tools that a request may name instead of scopes.
 	Tools map[string]*Tool `yaml:"tools,omitempty"`
 	// Rules say who may have which scopes. What no rule allows is refused.
@@ -117,6 +118,9 @@ type Mapping struct {
 	Cedar     []byte `yaml:"-"`
 	CedarFile string `yaml:"-"`
 }
+
+// Version is a hash of what the mapping says, by which the policy knows it.
+func (m *Mapping) Version() string { return digest(m.Content) }
 
 // Scope is one permission at a resource.
 type Scope struct {

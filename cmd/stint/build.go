@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,8 +17,10 @@ import (
 	"github.com/stint-dev/stint/audit"
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/config"
+	"github.com/stint-dev/stint/internal/login"
 	"github.com/stint-dev/stint/internal/secret"
 	"github.com/stint-dev/stint/internal/store"
+	"github.com/stint-dev/stint/internal/strictjson"
 	"github.com/stint-dev/stint/internal/token"
 	"github.com/stint-dev/stint/internal/vault"
 )
@@ -41,6 +44,30 @@ func (k keyFile) LoadKeys(ctx context.Context) (secret.String, int, error) {
 // SaveKeys implements [token.KeyStore].
 func (k keyFile) SaveKeys(ctx context.Context, doc secret.String, version int) error {
 	_, err := k.secrets.Write(ctx, signingPath, vault.Fields{"document": doc}, version)
+	return err
+}
+
+// switchFile keeps what is turned off among the secrets, where no loss of the store
+// reaches it.
+type switchFile struct{ secrets vault.Store }
+
+const switchesPath = "keys/switches"
+
+// LoadSwitches implements [broker.SwitchStore].
+func (f switchFile) LoadSwitches(ctx context.Context) (s broker.Switches, version int, err error) {
+	fields, version, err := f.secrets.Read(ctx, switchesPath)
+	if err == nil {
+		err = strictjson.DecodeKnown([]byte(fields["document"].Reveal()), &s)
+	}
+	return s, version, err
+}
+
+// SaveSwitches implements [broker.SwitchStore].
+func (f switchFile) SaveSwitches(ctx context.Context, s broker.Switches, version int) error {
+	doc, err := json.Marshal(s)
+	if err == nil {
+		_, err = f.secrets.Write(ctx, switchesPath, vault.Fields{"document": secret.New(string(doc))}, version)
+	}
 	return err
 }
 
@@ -153,7 +180,11 @@ func inFolder(cfg *config.Config) vault.Config {
 // ringConfig says how signing keys live: each is published until the last token
 // that it signed has run out, wherever they are looked at from.
 func ringConfig(cfg *config.Config) token.RingConfig {
-	longest := max(cfg.Lifetimes.Token.Duration, cfg.Lifetimes.Credential.Duration) + cfg.Revocation.ClockSkew.Duration
+	longest := max(cfg.Lifetimes.Token.Duration, cfg.Lifetimes.Credential.Duration)
+	if cfg.Admin != nil {
+		longest = max(longest, cfg.Admin.SignIn.Lifetime.Duration)
+	}
+	longest += cfg.Revocation.ClockSkew.Duration
 	return token.RingConfig{Algorithm: cfg.Keys.Algorithm, Overlap: cfg.Keys.Overlap.Duration, Retain: longest, Now: time.Now}
 }
 
@@ -256,18 +287,46 @@ func (s *server) openBroker(ctx context.Context, tel *telemetry) error {
 		ClientSecretKey: []byte(clientKey.Reveal()),
 	}, broker.Deps{
 		Tokens: s.tokens, Keys: s.ring, Feed: s.store, Anchor: vault.NewAnchor(s.secrets), Ledger: s.store, Once: s.store, Sessions: s.store,
-		Recorder: feed, Sealer: sealer, Judge: broker.NewJudge(s.registry, s.policy), Log: s.log, Now: time.Now,
+		Recorder: feed, Sealer: sealer, Switches: switchFile{s.secrets}, Judge: broker.NewJudge(s.registry, s.policy), Log: s.log, Now: time.Now,
 		History: s.history, Known: known, Span: tel.span,
 	})
+	if err != nil {
+		return err
+	}
+	admin, err := s.admin(ctx)
 	if err != nil {
 		return err
 	}
 	s.api, err = api.New(api.Config{
 		Issuer: s.cfg.Issuer, Limits: s.cfg.Limits, Keys: s.ring, DetailsTypes: s.detailsTypes(), IssuerHealth: s.tokens.Ready,
 		Metrics: metrics, Log: s.log, Now: time.Now, Span: tel.request,
-		Operations: s,
+		Operations: s, Admin: admin, Answers: s.store, Sealer: sealer,
 	}, s.broker)
 	return err
+}
+
+// admin is how administrators get in over the network; nil if they do not.
+func (s *server) admin(ctx context.Context) (*api.Admin, error) {
+	in := s.cfg.Admin
+	if in == nil {
+		return nil, nil
+	}
+	out := &api.Admin{Resource: s.cfg.AdminResource(), Issuer: in.SignIn.Issuer, Client: s.registry.Clients[config.AdminClient]}
+	cfg := login.Config{
+		Issuer: in.SignIn.Issuer, ClientID: in.SignIn.ClientID, Redirect: s.cfg.Issuer + "/login/callback", Scopes: in.SignIn.Scopes,
+		MaxAge: s.registry.Issuers[in.SignIn.Issuer].MaxSessionAge.Duration, Now: time.Now,
+	}
+	var err error
+	if in.SignIn.ClientSecret != "" {
+		if cfg.Secret, err = (vault.Resolver{Store: s.secrets}).Resolve(ctx, in.SignIn.ClientSecret); err != nil {
+			return nil, fmt.Errorf("admin: sign_in: client_secret: %w", err)
+		}
+	}
+	if cfg.Client, err = s.fetcher(); err != nil {
+		return nil, err
+	}
+	out.SignIn, err = login.New(cfg)
+	return out, err
 }
 
 // knownHead is the end of the feed as the journal has it.

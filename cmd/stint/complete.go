@@ -86,13 +86,13 @@ func described(name, about string) string {
 func keysOf(cfg *config.Config) (out []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), completeTime)
 	defer cancel()
-	var got struct{ Keys []api.SigningKey }
+	var got struct{ Items []api.SigningKey }
 	if l, err := dialLocal(cfg); err == nil {
 		_ = l.call(ctx, http.MethodGet, "/admin/v1/keys", nil, &got)
 	} else {
-		got.Keys = sealedKeys(ctx, cfg)
+		got.Items = sealedKeys(ctx, cfg)
 	}
-	for _, k := range got.Keys {
+	for _, k := range got.Items {
 		out = append(out, described(k.ID, k.State+", "+k.Algorithm))
 	}
 	return out

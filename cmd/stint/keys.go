@@ -24,10 +24,10 @@ func newKeys(g *globals) *cobra.Command {
 			var keys []api.SigningKey
 			err := g.withKeys(c.Context(), func(l *local) error {
 				var got struct {
-					Keys []api.SigningKey `json:"keys"`
+					Items []api.SigningKey `json:"items"`
 				}
 				err := l.call(c.Context(), http.MethodGet, "/admin/v1/keys", nil, &got)
-				keys = got.Keys
+				keys = got.Items
 				return err
 			}, func(r *token.Ring) error { keys = signingKeys(r.Keys()); return nil })
 			if err != nil {

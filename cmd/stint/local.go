@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/stint-dev/stint/api/adminapi"
 	"github.com/stint-dev/stint/internal/config"
 )
 
@@ -70,12 +72,9 @@ func (l *local) call(ctx context.Context, method, path string, in, out any) erro
 		return fmt.Errorf("read the answer: %w", err)
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
-		var e struct {
-			Error       string `json:"error"`
-			Description string `json:"error_description"`
-		}
+		var e adminapi.Problem
 		_ = json.Unmarshal(data, &e)
-		err := fmt.Errorf("the server answered %d %s: %s (request %s)", resp.StatusCode, e.Error, e.Description, resp.Header.Get("X-Request-Id"))
+		err := fmt.Errorf("the server answered %d %s: %s (request %s)", resp.StatusCode, e.Code, cmp.Or(e.Detail, e.Title), resp.Header.Get("X-Request-Id"))
 		if resp.StatusCode < http.StatusInternalServerError && resp.StatusCode != http.StatusTooManyRequests {
 			return &exitError{exitRefused, err}
 		}

@@ -65,7 +65,11 @@ func newPlan(ctx context.Context, cfg *config.Config, deps providers.Deps) (*pla
 		issuers = append(issuers, &i.Policy)
 	}
 	var err error
-	p.registry, err = broker.NewRegistry(cfg.Issuer, cfg.Clients, cfg.Agents, issuers, upstreams)
+	clients := slices.Clone(cfg.Clients)
+	if c := cfg.SignInClient(); c != nil {
+		clients = append(clients, c)
+	}
+	p.registry, err = broker.NewRegistry(cfg.Issuer, clients, cfg.Agents, issuers, upstreams)
 	wrong = append(wrong, err)
 	_, err = p.tokenConfig()
 	wrong = append(wrong, err)

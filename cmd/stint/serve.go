@@ -19,6 +19,7 @@ import (
 	"github.com/stint-dev/stint/internal/config"
 	"github.com/stint-dev/stint/internal/secret"
 	"github.com/stint-dev/stint/internal/token"
+	"github.com/stint-dev/stint/scopes"
 )
 
 const (
@@ -186,8 +187,24 @@ func (s *server) noteKeys(ctx context.Context, operator string, change audit.Cha
 }
 
 // NewClientSecret implements [api.Operations].
-func (s *server) NewClientSecret() (made secret.String, hash string) {
-	return s.broker.NewClientSecret()
+func (s *server) NewClientSecret(ctx context.Context, operator string) (made secret.String, hash string, err error) {
+	made, hash = s.broker.NewClientSecret()
+	e := &audit.Event{
+		Kind: audit.KindConfig, Outcome: audit.Done, Party: audit.Party{Operator: operator}, Change: &audit.Change{What: "client secret made", After: hash},
+	}
+	if err := s.events.Record(ctx, e, audit.Personal{}); err != nil {
+		return secret.String{}, "", broker.Fail(broker.Unavailable, err, "it could not be recorded")
+	}
+	return made, hash, nil
+}
+
+// Mappings implements [api.Operations].
+func (s *server) Mappings() []*scopes.Mapping {
+	all, err := s.cfg.LoadMappings()
+	if err != nil { // which PolicyProblem says
+		return nil
+	}
+	return all
 }
 
 var _ api.Operations = (*server)(nil)

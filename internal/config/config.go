@@ -66,6 +66,9 @@ type Config struct {
 	Revocation Revocation `yaml:"revocation,omitempty"`
 	// Keys says how our signing keys live.
 	Keys Keys `yaml:"keys,omitempty"`
+	// Admin lets administrators in over the network. Absent: the local socket is the
+	// only way.
+	Admin *Admin `yaml:"admin,omitempty"`
 	// Limits bound what strangers send.
 	Limits api.Limits `yaml:"limits,omitempty"`
 	// Network says which networks may be asked besides those of configured hosts.
@@ -305,6 +308,7 @@ func (c *Config) Check() error {
 	if r := c.Store.Redis; r != nil && r.Username != "" && r.Password == "" {
 		failf("store: redis: username: it needs a password")
 	}
+	wrong = append(wrong, c.checkAdmin())
 	if c.Telemetry != nil {
 		for _, name := range slices.Sorted(maps.Keys(c.Telemetry.Headers)) {
 			if strings.HasPrefix(c.Telemetry.Headers[name], "vault:") {
@@ -331,6 +335,9 @@ func (c *Config) defaults() {
 		if *s == "" {
 			*s = v
 		}
+	}
+	if c.Admin != nil {
+		or(&c.Admin.SignIn.Lifetime, time.Hour)
 	}
 	text(&c.Keys.Algorithm, "ES256")
 	text(&c.Log.Level, "info")

@@ -25,7 +25,10 @@ func (c *Config) LoadMappings() ([]*scopes.Mapping, error) {
 	if errors.As(err, &all) && len(all) == 1 && all[0].File == filepath.Clean(c.Mappings) {
 		return nil, c.Errorf("mappings: %s: %s", c.Mappings, all[0].Text)
 	}
-	return out, err
+	if err != nil {
+		return nil, err
+	}
+	return c.withAdmin(out)
 }
 
 // LoadMappings reads all mappings of a folder: NAME.yaml, and NAME.cedar beside
