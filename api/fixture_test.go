@@ -393,10 +393,10 @@ func (s *switches) SaveSwitches(_ context.Context, doc broker.Switches, version 
 	return s.down
 }
 
-// signIn signs in alice, with a change of her ID token.
+// signIn signs in whoever the code names, of these groups.
 type signIn struct {
 	w      *world
-	change map[string]any
+	groups []string
 	err    error
 }
 
@@ -407,7 +407,7 @@ func (s *signIn) Begin(_ context.Context, state, nonce, _ string) (string, error
 
 // Finish implements [api.SignIn].
 func (s *signIn) Finish(_ context.Context, _, code, _, _ string) (secret.String, error) {
-	return secret.New(s.w.idToken(code)), s.err
+	return secret.New(s.w.idToken(code, s.groups...)), s.err
 }
 
 // settle waits until the broker is current by a clock that was moved.

@@ -335,7 +335,12 @@ func (s *Server) loginEnd(c echo.Context) error {
 	form, formErr := s.form(c)
 	switch {
 	case bearer && err != nil:
-		return s.fail(c, err)
+		p := toProblem(adminEndpoint, err)
+		if p.status == http.StatusUnauthorized {
+			c.Response().Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`) // RFC 6750 section 3.1
+		}
+		s.logRefusal(c, p, err)
+		return s.answer(c, p)
 	case err != nil:
 		return s.refusedPage(c, "You are still signed in", err)
 	case t == nil:
