@@ -127,6 +127,7 @@ func (s *sandbox) write(ctx context.Context) error {
 		mode     fs.FileMode
 	}{
 		{"orders-mcp.yaml", "mappings/orders-mcp.yaml", 0o644}, {"orders-api.yaml", "mappings/orders-api.yaml", 0o644},
+		{"admin.yaml", "mappings/stint.yaml", 0o644},
 		{"stint.yaml", theConfig, 0o644}, {"env", sandboxEnv, 0o600}, // what is last says that all are there
 	} {
 		if err := s.writeFile(f.name, filepath.Join(s.Dir, f.to), f.mode); err != nil {

@@ -18,13 +18,18 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 )
 
-// DesktopClient is the identity provider's one client: a public native client,
-// which proves itself by PKCE, and is redirected to desktopRedirect at any port of
-// loopback (RFC 8252 section 7.3).
+// The identity provider's clients: public native ones, which prove themselves by PKCE,
+// and are redirected to a path at any port of loopback (RFC 8252 section 7.3).
+// StintClient is Stint's own sign-in.
 const (
 	DesktopClient   = "desktop"
 	desktopRedirect = "http://127.0.0.1/callback"
+	StintClient     = "stint"
+	stintRedirect   = "http://127.0.0.1/login/callback"
 )
+
+// clients are those that there are.
+var clients = map[string]native{DesktopClient: {DesktopClient, desktopRedirect}, StintClient: {StintClient, stintRedirect}}
 
 // User is somebody who can sign in. The password is no secret: it is the same
 // everywhere.
@@ -155,12 +160,12 @@ func (p *provider) Keys(context.Context, *op.Request[struct{}]) (*op.Response, e
 // browser, because nothing is known yet of where to send it.
 func (p *provider) VerifyAuthRequest(_ context.Context, r *op.Request[oidc.AuthRequest]) (*op.ClientRequest[oidc.AuthRequest], error) {
 	switch m := r.Data.ResponseMode; {
-	case r.Data.ClientID != DesktopClient:
+	case clients[r.Data.ClientID].id == "":
 		return nil, oidc.ErrInvalidRequest().WithDescription("client_id is unknown")
 	case m != "" && m != oidc.ResponseModeQuery:
 		return nil, oidc.ErrInvalidRequest().WithDescription("response_mode is not supported")
 	}
-	return &op.ClientRequest[oidc.AuthRequest]{Request: r, Client: desktop{}}, nil
+	return &op.ClientRequest[oidc.AuthRequest]{Request: r, Client: clients[r.Data.ClientID]}, nil
 }
 
 // Authorize implements [op.Server]: the library has checked the redirect URI, and
@@ -209,10 +214,10 @@ func (p *provider) audience(named []string) (string, error) {
 // VerifyClient implements [op.Server]. A public client has nothing to prove
 // itself with but PKCE.
 func (p *provider) VerifyClient(_ context.Context, r *op.Request[op.ClientCredentials]) (op.Client, error) {
-	if r.Data.ClientID != DesktopClient || r.Data.ClientSecret != "" || r.Data.ClientAssertion != "" {
+	if clients[r.Data.ClientID].id == "" || r.Data.ClientSecret != "" || r.Data.ClientAssertion != "" {
 		return nil, oidc.ErrInvalidClient()
 	}
-	return desktop{}, nil
+	return clients[r.Data.ClientID], nil
 }
 
 // CodeExchange implements [op.Server]. A code that was shown once is used up,
@@ -273,28 +278,28 @@ func withQuery(u *url.URL, pairs ...string) string {
 	return out.String()
 }
 
-// desktop is the client as the library wants to see it.
-type desktop struct{}
+// native is a client as the library wants to see it.
+type native struct{ id, redirect string }
 
-var _ op.Client = desktop{}
+var _ op.Client = native{}
 
-func (desktop) GetID() string                        { return DesktopClient }
-func (desktop) RedirectURIs() []string               { return []string{desktopRedirect} }
-func (desktop) PostLogoutRedirectURIs() []string     { return nil }
-func (desktop) ApplicationType() op.ApplicationType  { return op.ApplicationTypeNative }
-func (desktop) AuthMethod() oidc.AuthMethod          { return oidc.AuthMethodNone }
-func (desktop) ResponseTypes() []oidc.ResponseType   { return []oidc.ResponseType{oidc.ResponseTypeCode} }
-func (desktop) GrantTypes() []oidc.GrantType         { return []oidc.GrantType{oidc.GrantTypeCode} }
-func (desktop) LoginURL(id string) string            { return signInPath + "?id=" + url.QueryEscape(id) }
-func (desktop) AccessTokenType() op.AccessTokenType  { return op.AccessTokenTypeJWT }
-func (desktop) IDTokenLifetime() time.Duration       { return 0 } // CodeExchange says
-func (desktop) DevMode() bool                        { return false }
-func (desktop) IsScopeAllowed(string) bool           { return false }
-func (desktop) IDTokenUserinfoClaimsAssertion() bool { return true }
-func (desktop) ClockSkew() time.Duration             { return 0 }
-func (desktop) RestrictAdditionalIdTokenScopes() func([]string) []string {
+func (c native) GetID() string                      { return c.id }
+func (c native) RedirectURIs() []string             { return []string{c.redirect} }
+func (native) PostLogoutRedirectURIs() []string     { return nil }
+func (native) ApplicationType() op.ApplicationType  { return op.ApplicationTypeNative }
+func (native) AuthMethod() oidc.AuthMethod          { return oidc.AuthMethodNone }
+func (native) ResponseTypes() []oidc.ResponseType   { return []oidc.ResponseType{oidc.ResponseTypeCode} }
+func (native) GrantTypes() []oidc.GrantType         { return []oidc.GrantType{oidc.GrantTypeCode} }
+func (native) LoginURL(id string) string            { return signInPath + "?id=" + url.QueryEscape(id) }
+func (native) AccessTokenType() op.AccessTokenType  { return op.AccessTokenTypeJWT }
+func (native) IDTokenLifetime() time.Duration       { return 0 } // CodeExchange says
+func (native) DevMode() bool                        { return false }
+func (native) IsScopeAllowed(string) bool           { return false }
+func (native) IDTokenUserinfoClaimsAssertion() bool { return true }
+func (native) ClockSkew() time.Duration             { return 0 }
+func (native) RestrictAdditionalIdTokenScopes() func([]string) []string {
 	return func(s []string) []string { return s }
 }
-func (desktop) RestrictAdditionalAccessTokenScopes() func([]string) []string {
+func (native) RestrictAdditionalAccessTokenScopes() func([]string) []string {
 	return func(s []string) []string { return s }
 }
