@@ -24,7 +24,8 @@ type Selector struct {
 	// Lease is a lease's id.
 	Lease string `json:"lease,omitempty"`
 
-	key string // the id of a signing key of ours: see [Broker.EndWithdrawn]
+	key            string // the id of a signing key of ours: see [Broker.EndWithdrawn]
+	client, issuer string // that were turned off: see [Broker.Switch]
 }
 
 // where returns the selector's conditions.
@@ -48,12 +49,18 @@ func (s Selector) where() (keys []Key) {
 	if s.key != "" {
 		keys = append(keys, KeyOf(ByKey, s.key))
 	}
+	if s.client != "" {
+		keys = append(keys, KeyOf(ByClient, s.client))
+	}
+	if s.issuer != "" {
+		keys = append(keys, KeyOf(ByIssuer, s.issuer))
+	}
 	return keys
 }
 
 // shown lists the conditions for the record; a person appears as an index.
 func (s Selector) shown(index func(string) string) (out []string) {
-	for _, c := range [][2]string{{"token", s.Token}, {"session", s.Session}, {"lease", s.Lease}, {"key", s.key}} {
+	for _, c := range [][2]string{{"token", s.Token}, {"session", s.Session}, {"lease", s.Lease}, {"key", s.key}, {"client", s.client}, {"issuer", s.issuer}} {
 		if c[1] != "" {
 			out = append(out, c[0]+"="+c[1])
 		}

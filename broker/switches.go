@@ -210,12 +210,12 @@ func (b *Broker) Switch(ctx context.Context, r SwitchRequest) error {
 	if err != nil || !r.Off {
 		return err
 	}
-	where := []Key{KeyOf(ByClient, r.ID)}
+	s := Selector{client: r.ID}
 	if r.Kind == SwitchIssuer {
-		where = []Key{KeyOf(ByIssuer, r.ID)}
+		s = Selector{issuer: r.ID}
 	}
-	why := fmt.Sprintf("%s %s was turned off", r.Kind, r.ID)
-	_, err = b.revoke(ctx, Revocation{Reason: why, Operator: r.Operator, RequestID: r.RequestID}, where, b.now().Add(b.longest()))
+	why := fmt.Sprintf("the %s was turned off", r.Kind)
+	_, err = b.revoke(ctx, Revocation{Selector: s, Reason: why, Operator: r.Operator, RequestID: r.RequestID}, s.where(), b.now().Add(b.longest()))
 	return err
 }
 

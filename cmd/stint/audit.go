@@ -17,6 +17,7 @@ import (
 
 	"github.com/stint-dev/stint/audit"
 	"github.com/stint-dev/stint/internal/config"
+	"github.com/stint-dev/stint/internal/strictyaml"
 )
 
 func newAudit(g *globals) *cobra.Command {
@@ -217,6 +218,13 @@ func (g *globals) printEvent(c *cobra.Command, e *shownEvent) error {
 			return err
 		}
 		line = legible(data)
+	}
+	if g.output == "yaml" {
+		data, err := strictyaml.Encode(e)
+		if err != nil {
+			return err
+		}
+		line = append([]byte("---\n"), bytes.TrimSuffix(data, []byte("\n"))...)
 	}
 	_, err := fmt.Fprintln(c.OutOrStdout(), string(line))
 	return err

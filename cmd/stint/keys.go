@@ -22,7 +22,7 @@ func newKeys(g *globals) *cobra.Command {
 		Example: "  stint keys list\n  stint keys list -o json | jq '.[].kid'",
 		RunE: func(c *cobra.Command, _ []string) error {
 			var keys []api.SigningKey
-			err := g.withKeys(c.Context(), func(l *local) error {
+			err := g.withKeys(c.Context(), func(l *adminAPI) error {
 				var got struct {
 					Items []api.SigningKey `json:"items"`
 				}
@@ -58,7 +58,7 @@ them again. What a stolen key signs is accepted all the same: stint keys revoke.
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var key api.SigningKey
-			err := g.withKeys(c.Context(), func(l *local) error {
+			err := g.withKeys(c.Context(), func(l *adminAPI) error {
 				return l.call(c.Context(), http.MethodPost, "/admin/v1/keys", map[string]bool{"at_once": now}, &key)
 			}, func(r *token.Ring) error {
 				k, err := r.Rotate(c.Context(), now)
@@ -79,7 +79,14 @@ them again. What a stolen key signs is accepted all the same: stint keys revoke.
 }
 
 // withKeys asks the running server, or, if none runs, opens the secrets itself.
-func (g *globals) withKeys(ctx context.Context, running func(*local) error, alone func(*token.Ring) error) error {
+func (g *globals) withKeys(ctx context.Context, running func(*adminAPI) error, alone func(*token.Ring) error) error {
+	if g.context != "" {
+		l, err := g.connect()
+		if err != nil {
+			return err
+		}
+		return running(l)
+	}
 	cfg, err := config.Load(g.config)
 	if err != nil {
 		return &exitError{exitRefused, err}

@@ -35,7 +35,7 @@ the keys again: what was signed falsely is out of reach until then.`,
 		ValidArgsFunction: first(g.completed(keysOf)),
 		RunE: func(c *cobra.Command, args []string) error {
 			var out api.RevokedKey
-			err := g.withKeys(c.Context(), func(l *local) error {
+			err := g.withKeys(c.Context(), func(l *adminAPI) error {
 				return l.call(c.Context(), http.MethodPost, "/admin/v1/keys/revocations", map[string]string{"kid": args[0]}, &out)
 			}, func(r *token.Ring) (err error) {
 				out, err = revokeKey(c.Context(), r, args[0])

@@ -11,20 +11,26 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/stint-dev/stint/api/adminapi"
 	"github.com/stint-dev/stint/internal/config"
+	"github.com/stint-dev/stint/internal/secret"
 )
 
-// local speaks to a running server over its socket.
-type local struct{ client *http.Client }
+// adminAPI speaks to a running server: over its local socket, or over the network.
+type adminAPI struct {
+	client *http.Client
+	base   string
+	token  secret.String // empty on the socket
+}
 
 // errNotRunning means that no server listens on the socket.
 var errNotRunning = errors.New("no server is running here")
 
-func dialLocal(cfg *config.Config) (*local, error) {
+func dialLocal(cfg *config.Config) (*adminAPI, error) {
 	path := cfg.Listen.Socket
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	switch {
@@ -36,7 +42,7 @@ func dialLocal(cfg *config.Config) (*local, error) {
 		return nil, fmt.Errorf("reach the server: %w", err)
 	}
 	_ = conn.Close()
-	return &local{&http.Client{
+	return &adminAPI{base: "http://stint", client: &http.Client{
 		Timeout: 30 * time.Second,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", path)
@@ -46,7 +52,7 @@ func dialLocal(cfg *config.Config) (*local, error) {
 
 // call makes a request and reads the answer into out. What the server refuses is
 // refused; what it could not do failed.
-func (l *local) call(ctx context.Context, method, path string, in, out any) error {
+func (l *adminAPI) call(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader
 	if in != nil {
 		data, err := json.Marshal(in)
@@ -55,19 +61,22 @@ func (l *local) call(ctx context.Context, method, path string, in, out any) erro
 		}
 		body = bytes.NewReader(data)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://stint"+path, body)
+	req, err := http.NewRequestWithContext(ctx, method, l.base+path, body)
 	if err != nil {
 		return err
 	}
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	if !l.token.Empty() {
+		req.Header.Set("Authorization", "Bearer "+l.token.Reveal())
+	}
 	resp, err := l.client.Do(req)
 	if err != nil {
 		return fmt.Errorf("ask the server: %w", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return fmt.Errorf("read the answer: %w", err)
 	}
@@ -75,10 +84,23 @@ func (l *local) call(ctx context.Context, method, path string, in, out any) erro
 		var e adminapi.Problem
 		_ = json.Unmarshal(data, &e)
 		err := fmt.Errorf("the server answered %d %s: %s (request %s)", resp.StatusCode, e.Code, cmp.Or(e.Detail, e.Title), resp.Header.Get("X-Request-Id"))
+		if resp.StatusCode == http.StatusUnauthorized {
+			err = fmt.Errorf("%w\nsign in: stint login %s", err, strings.TrimSuffix(l.base, "/"))
+		}
 		if resp.StatusCode < http.StatusInternalServerError && resp.StatusCode != http.StatusTooManyRequests {
 			return &exitError{exitRefused, err}
 		}
 		return err
 	}
-	return json.Unmarshal(data, out)
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(data, out); err != nil {
+		return fmt.Errorf("the answer is none of Stint: %w", err)
+	}
+	return nil
 }
+
+// maxAnswer bounds what is read of an answer, in bytes: a page of leases is of some
+// hundred kilobytes.
+const maxAnswer = 16 << 20

@@ -38,8 +38,9 @@ func usage(format string, args ...any) error {
 
 // globals are the flags of every command.
 type globals struct {
-	config string
-	output string
+	config  string
+	output  string
+	context string
 }
 
 func main() {
@@ -84,6 +85,7 @@ Try it:                 stint demo
 Keep it running:        stint dev
 Set up a server:        stint init, stint check, stint serve
 Why, or why not:        stint explain
+Who holds what:         stint login, stint status, stint sessions, stint leases
 End it:                 stint revoke
 What happened:          stint audit tail
 
@@ -101,11 +103,13 @@ what is needed.`,
 	}
 	root.Flags().BoolVarP(&showVersion, "version", "v", false, "print the version")
 	root.PersistentFlags().StringVarP(&g.config, "config", "c", envOr("STINT_CONFIG", "stint.yaml"), "the configuration `file` (or STINT_CONFIG)")
-	root.PersistentFlags().StringVarP(&g.output, "output", "o", "text", "how to print: `text or json`")
-	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	root.PersistentFlags().StringVarP(&g.output, "output", "o", "text", "how to print: `text, json or yaml`")
+	root.PersistentFlags().StringVar(&g.context, "context", os.Getenv("STINT_CONTEXT"), "the installation to administer, by its `name` (or STINT_CONTEXT); see stint context")
+	_ = root.RegisterFlagCompletionFunc("context", completeContexts)
+	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
-		if g.output != "text" && g.output != "json" {
-			return usage("--output is text or json, not %q", g.output)
+		if g.output != "text" && g.output != "json" && g.output != "yaml" {
+			return usage("--output is text, json or yaml, not %q", g.output)
 		}
 		// They would be looked at later, by errors that do not say what they are.
 		if err := cmp.Or(c.ValidateRequiredFlags(), c.ValidateFlagGroups()); err != nil {
@@ -117,7 +121,8 @@ what is needed.`,
 		return usage("%v; see %s --help", err, c.CommandPath())
 	})
 	root.AddCommand(
-		newServe(g), newCheck(g), newInit(g), newExplain(g), newRevoke(g), newAudit(g), newKeys(g), newClient(g),
+		newServe(g), newCheck(g), newInit(g), newExplain(g), newRevoke(g), newAudit(g), newKeys(g), newClients(g),
+		newStatus(g), newSessions(g), newLeases(g), newLogin(g), newLogout(g), newContext(g),
 		newProviders(g), newPostgres(g), newRecover(g), newSchema(g), newDemo(g), newDev(g), newVersion(g),
 	)
 	addCompletion(root)

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+
+	"github.com/stint-dev/stint/internal/strictyaml"
 )
 
 // printer writes text for people.
@@ -38,7 +41,7 @@ func (p *printer) flush() {
 	}
 }
 
-// print writes v as JSON, or what text writes.
+// print writes v as JSON or YAML, or what text writes.
 func (g *globals) print(c *cobra.Command, v any, text func(p *printer)) error {
 	out := c.OutOrStdout()
 	if g.output == "json" {
@@ -47,8 +50,42 @@ func (g *globals) print(c *cobra.Command, v any, text func(p *printer)) error {
 		enc.SetEscapeHTML(false)
 		return enc.Encode(v)
 	}
+	if g.output == "yaml" {
+		text, err := strictyaml.Encode(v)
+		if err != nil {
+			return err
+		}
+		_, err = out.Write(text)
+		return err
+	}
 	p := &printer{w: out}
 	text(p)
 	p.flush()
 	return nil
+}
+
+// fieldsOf are the members of a document as it is in JSON, in their order, those in
+// others as JSON.
+func fieldsOf(v any) (out [][2]string) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	if _, err := dec.Token(); err != nil {
+		return nil
+	}
+	for dec.More() {
+		name, err := dec.Token()
+		var value json.RawMessage
+		if err != nil || dec.Decode(&value) != nil {
+			return out
+		}
+		text := string(value)
+		if s := ""; json.Unmarshal(value, &s) == nil {
+			text = s
+		}
+		out = append(out, [2]string{fmt.Sprint(name), text})
+	}
+	return out
 }

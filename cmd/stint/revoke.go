@@ -4,11 +4,9 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"net/http"
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -25,8 +23,8 @@ func newRevoke(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use: "revoke", Short: "Take back tokens, sessions, subjects or leases",
 		Long: `Takes back what all of the given conditions select, with everything that was made from
-it: tokens die at every replica, leases are ended upstream. Speaks to the running server
-over its local socket.
+it: tokens die at every replica, leases are ended upstream. Speaks to the running server over
+its local socket, or to the installation that you are signed in to (stint context).
 
 The answer comes when the revocation is durable. Every replica refuses at the latest by
 the bound that it names. A revocation is a rule and not a search: it holds for what is
@@ -47,25 +45,17 @@ cannot be a name, and with 3 for a name that the configuration or the server ref
 			if err := wellFormed(in.Selector); err != nil {
 				return usage("%v", err)
 			}
-			cfg, err := config.Load(g.config)
-			if err != nil {
-				return &exitError{exitRefused, err}
+			// Elsewhere nobody here knows what is configured.
+			if cfg, err := config.Load(g.config); g.context == "" && err == nil {
+				if err := known(cfg, in.Selector); err != nil && !force {
+					return &exitError{exitRefused, fmt.Errorf("%w; if it was configured once, --force revokes it all the same", err)}
+				}
 			}
-			if err := known(cfg, in.Selector); err != nil && !force {
-				return &exitError{exitRefused, fmt.Errorf("%w; if it was configured once, --force revokes it all the same", err)}
-			}
-			l, err := dialLocal(cfg)
+			api, err := g.connect()
 			if err != nil {
 				return err
 			}
-			var got broker.Receipt
-			if err := l.call(c.Context(), http.MethodPost, "/admin/v1/revocations", in, &got); err != nil {
-				return err
-			}
-			return g.print(c, got, func(p *printer) {
-				p.line("revoked, at position %s of the feed", got.Position)
-				p.line("every replica refuses by %s at the latest; leases are being ended upstream", got.Bound.Local().Format(time.TimeOnly))
-			})
+			return g.revoke(c, api, in)
 		},
 	}
 	f := c.Flags()

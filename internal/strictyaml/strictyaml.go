@@ -10,6 +10,7 @@ package strictyaml
 import (
 	"cmp"
 	"encoding"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -371,3 +372,25 @@ func describe(n *yaml.Node) string {
 }
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
+
+// Encode writes a value as YAML, with the names and in the order that it has in JSON.
+func Encode(v any) ([]byte, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	var doc yaml.Node // JSON is YAML
+	if err := yaml.Unmarshal(data, &doc); err != nil {
+		return nil, err
+	}
+	block(&doc)
+	return yaml.Marshal(&doc)
+}
+
+// block has everything written on lines of its own, and quoted only where it must be.
+func block(n *yaml.Node) {
+	n.Style = 0
+	for _, c := range n.Content {
+		block(c)
+	}
+}
