@@ -121,3 +121,6 @@ func report(t testing.TB, name string, rows []row) {
 		t.Fatal(err)
 	}
 }
+
+// must2 is must for what comes with a cursor.
+func must2[T any](v T, _ string, err error) func(testing.TB) T { return must(v, err) }

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -372,6 +374,11 @@ func TestAdminTokensGiveNoMore(t *testing.T) {
 			t.Errorf("a token %s: %d %s", what, a.status, a.body)
 		}
 	}
+	w.reg.Clients["stint-admin"].Disabled = true // as the configuration would have it
+	if a, _ := w.ask(reader, "GET", "/status", nil); a.status != http.StatusUnauthorized {
+		t.Errorf("a token of a client that is disabled: %d %s", a.status, a.body)
+	}
+	w.reg.Clients["stint-admin"].Disabled = false
 	if a, _ := w.ask("none", "GET", "/status?access_token="+reader, nil); a.status != http.StatusUnauthorized {
 		t.Errorf("a token in the address: %d", a.status)
 	}
@@ -467,8 +474,14 @@ func TestAdminPages(t *testing.T) {
 	if a, _ := w.ask(root, "GET", "/leases?subject="+url.QueryEscape("https://idp.test#bob"), nil); string(a.body) != "{\"items\":[]}\n" {
 		t.Errorf("bob's leases: %s", a.body)
 	}
-	if a, _ := w.ask(root, "GET", "/leases/"+w.leased(), nil); strings.Contains(string(a.body), "handle") {
+	id := w.leased()
+	if a, _ := w.ask(root, "GET", "/leases/"+id, nil); strings.Contains(string(a.body), "handle") {
 		t.Errorf("a lease with its handle: %s", a.body)
+	}
+	kept := must(w.store.Lease(t.Context(), id))(t)
+	one, many := must(w.b.Lease(t.Context(), id))(t), must2(w.b.Leases(t.Context(), broker.LeaseFilter{}, "", 100))(t)
+	if len(kept.Handle) == 0 || one.Handle != nil || slices.ContainsFunc(many, func(l *broker.Lease) bool { return l.Handle != nil }) {
+		t.Error("a lease with its handle")
 	}
 }
 
@@ -483,5 +496,48 @@ func TestWithoutAdministrators(t *testing.T) {
 	}
 	if a, _ := w.ask("", "GET", "/status", nil); a.status != http.StatusOK {
 		t.Errorf("the socket: %d %s", a.status, a.body)
+	}
+}
+
+// unread are switches that cannot be read for a while.
+type unread struct {
+	broker.SwitchStore
+	down atomic.Bool
+}
+
+func (u *unread) LoadSwitches(ctx context.Context) (broker.Switches, int, error) {
+	if u.down.Load() {
+		return broker.Switches{}, 0, errors.New(inside)
+	}
+	return u.SwitchStore.LoadSwitches(ctx)
+}
+
+// Who is turned off at one replica is refused at the others as soon as the feed says so,
+// also where the switches cannot be read; and after a restart.
+func TestATurnedOffClientElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newTarget(t, options{})
+	slow := &unread{SwitchStore: w.switches}
+	// Replicas have registries of their own.
+	judge := func() *broker.Judge {
+		r := w.reg
+		own := must(broker.NewRegistry(w.self, slices.Collect(maps.Values(r.Clients)), slices.Collect(maps.Values(r.Agents)), slices.Collect(maps.Values(r.Issuers)), r.Providers))(t)
+		return broker.NewJudge(own, w.b.Judge().Policy())
+	}
+	elsewhere := w.another(t, "b", func(d *broker.Deps) { d.Switches, d.Judge = slow, judge() })
+	ask := func(server string) *answer {
+		form := w.asFilesMCP(url.Values{"grant_type": {broker.ClientCredentials}, "resource": {mcp}, "scope": {"files:read"}})
+		return w.sendTo(t, server, "/oauth2/token", form)
+	}
+	w.granted(t, "before", ask(elsewhere))
+	slow.down.Store(true)
+	if a, _ := w.ask("", "PATCH", "/clients/files-mcp", map[string]any{"disabled": true}); a.status != http.StatusOK {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	eventually(t, "the other replica refuses it", func() bool { return ask(elsewhere).status == http.StatusUnauthorized })
+	w.granted(t, "another client", w.sendTo(t, elsewhere, "/oauth2/token", w.assertedForm(w.assertion(nil))))
+	restarted := w.another(t, "c", func(d *broker.Deps) { d.Switches, d.Judge = w.switches, judge() })
+	if a := ask(restarted); a.status != http.StatusUnauthorized {
+		t.Errorf("after a restart: %d %s", a.status, a.body)
 	}
 }

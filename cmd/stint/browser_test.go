@@ -90,7 +90,7 @@ func (b *browser) text() (said string) {
 func (b *browser) picture(name string) {
 	b.Helper()
 	var shot []byte
-	b.do(chromedp.FullScreenshot(&shot, 90))
+	b.do(chromedp.FullScreenshot(&shot, 100))
 	if err := os.MkdirAll(screenshots, 0o755); err != nil {
 		b.Fatal(err)
 	}
