@@ -36,7 +36,7 @@ var adminScopes = map[string]string{
 	"listProviders": scopeRead, "listMappings": scopeRead, "getMapping": scopeRead, "listSessions": scopeRead,
 	"listLeases": scopeRead, "getLease": scopeRead, "listKeys": scopeRead,
 	"changeClient": scopeOperate, "changeIssuer": scopeOperate, "createRevocation": scopeOperate,
-	"rotateKey": scopeAdminister, "revokeKey": scopeAdminister, "newClientSecret": scopeAdminister,
+	"rotateKey": scopeAdminister, "rotateSealingKey": scopeAdminister, "revokeKey": scopeAdminister, "newClientSecret": scopeAdminister,
 }
 
 // admin is the admin API.
@@ -441,6 +441,14 @@ func (s admin) RotateKey(c echo.Context, p adminapi.RotateKeyParams) error {
 	return s.idempotent(c, p.IdempotencyKey, in, func(ctx context.Context) (int, any, error) {
 		key, err := s.cfg.Operations.RotateKey(ctx, operator(c), in.AtOnce)
 		return http.StatusCreated, key, err
+	})
+}
+
+// RotateSealingKey implements [adminapi.ServerInterface].
+func (s admin) RotateSealingKey(c echo.Context, p adminapi.RotateSealingKeyParams) error {
+	return s.idempotent(c, p.IdempotencyKey, nil, func(ctx context.Context) (int, any, error) {
+		id, err := s.cfg.Operations.RotateSealingKey(ctx, operator(c))
+		return http.StatusCreated, adminapi.SealingKey{ID: id}, err
 	})
 }
 

@@ -41,7 +41,7 @@ func (w *world) adminCallsOn(lease string) []adminCall {
 		{"listSessions", "GET", "/sessions", nil}, {"listLeases", "GET", "/leases", nil}, {"getLease", "GET", "/leases/" + lease, nil},
 		{"createRevocation", "POST", "/revocations", map[string]any{"session": "abc"}},
 		{"listKeys", "GET", "/keys", nil}, {"rotateKey", "POST", "/keys", map[string]any{}},
-		{"newClientSecret", "POST", "/client-secrets", nil},
+		{"newClientSecret", "POST", "/client-secrets", nil}, {"rotateSealingKey", "POST", "/keys/sealing", nil},
 		{"revokeKey", "POST", "/keys/revocations", map[string]any{"kid": w.ring.Keys()[0].ID}}, // which signed the token as well
 	}
 }
@@ -135,7 +135,7 @@ func provokeBad(t *testing.T, w *world, seen provoked) {
 		case strings.HasPrefix(c.operation, "list") && c.operation != "listKeys" && c.operation != "listProviders":
 			bad.path += "?limit=0"
 			seen.want(t, w, root, bad, http.StatusBadRequest)
-		case c.operation == "newClientSecret":
+		case c.operation == "newClientSecret", c.operation == "rotateSealingKey":
 			seen.want(t, w, root, c, http.StatusBadRequest, "Idempotency-Key", "short")
 		case c.body != nil:
 			bad.body, large.body = `{"no": 1}`, `{"reason": "`+strings.Repeat("x", 70_000)+`"}`

@@ -341,6 +341,13 @@ func (w *world) RotateKey(ctx context.Context, operator string, atOnce bool) (ap
 	return api.SigningKey(k), errors.Join(err, w.events.Record(ctx, e, audit.Personal{}))
 }
 
+// RotateSealingKey implements [api.Operations].
+func (w *world) RotateSealingKey(ctx context.Context, operator string) (string, error) {
+	id, err := w.sealer.(*vault.Sealer).Rotate(ctx)
+	e := &audit.Event{Kind: audit.KindKey, Outcome: audit.Done, Party: audit.Party{Operator: operator}, Change: &audit.Change{What: "sealing key", After: id}}
+	return id, errors.Join(err, w.events.Record(ctx, e, audit.Personal{}))
+}
+
 // RevokeKey implements [api.Operations].
 func (w *world) RevokeKey(ctx context.Context, _, kid string) (api.RevokedKey, error) {
 	k, err := w.ring.Revoke(ctx, kid)

@@ -17,6 +17,8 @@ type Operations interface {
 	// RevokeKey withdraws a signing key at once. An error wraps [broker.ErrNotFound]
 	// if there is none of that id.
 	RevokeKey(ctx context.Context, operator, kid string) (RevokedKey, error)
+	// RotateSealingKey begins a new key for what is sealed, and returns its id.
+	RotateSealingKey(ctx context.Context, operator string) (id string, err error)
 	// NewClientSecret makes a secret for a client, and the hash for its entry. An error
 	// means that it could not be recorded.
 	NewClientSecret(ctx context.Context, operator string) (s secret.String, hash string, err error)

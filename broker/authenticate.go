@@ -54,7 +54,7 @@ func parseSecretHash(text string) ([]byte, error) {
 	hash, err := base64.RawURLEncoding.DecodeString(encoded)
 	if !ok || err != nil || len(hash) != sha256.Size {
 		// It is not repeated: it may be the secret itself.
-		return nil, errors.New("what stands there is no hash; `stint client add` makes one")
+		return nil, errors.New("what stands there is no hash; `stint clients add` makes one")
 	}
 	return hash, nil
 }

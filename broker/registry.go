@@ -63,7 +63,7 @@ type Client struct {
 type ClientAuth struct {
 	// Method is the one method that is accepted.
 	Method string `yaml:"method" check:"required,oneof=client_secret_basic|client_secret_post|private_key_jwt"`
-	// SecretHashes are the hashes of its secrets, as `stint client add` prints
+	// SecretHashes are the hashes of its secrets, as `stint clients add` prints
 	// them; two while a secret is being replaced.
 	SecretHashes []string `yaml:"secret_hashes,omitempty"`
 	// JWKS holds its public keys, JWKSFile names a file that does, and JWKSURI a
@@ -98,7 +98,7 @@ func (c *Client) Check() error {
 	case c.Auth.Method == "private_key_jwt" && (keys != 1 || len(c.Auth.SecretHashes) > 0):
 		return errors.New("auth: private_key_jwt needs one of jwks, jwks_file, jwks_uri, and no secret_hashes")
 	case c.Auth.Method != "private_key_jwt" && (keys > 0 || len(c.Auth.SecretHashes) == 0):
-		return fmt.Errorf("auth: %s needs secret_hashes, and no keys; `stint client add` makes an entry", c.Auth.Method)
+		return fmt.Errorf("auth: %s needs secret_hashes, and no keys; `stint clients add` makes an entry", c.Auth.Method)
 	case len(c.Auth.SecretHashes) > 4:
 		return errors.New("auth: more than four secret_hashes")
 	}

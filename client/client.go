@@ -31,7 +31,7 @@ type Config struct {
 	// a client that verifies no tokens.
 	Resource string
 	// ID and Secret are the client's own credentials (client_secret_basic), as
-	// `stint client add` made them.
+	// `stint clients add` made them.
 	ID     string
 	Secret Secret
 	// Key, in place of Secret, signs assertions (private_key_jwt): an ECDSA key on

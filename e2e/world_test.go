@@ -221,7 +221,7 @@ func (w *world) prepareDatabase(t *testing.T) {
 		REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC`)
 }
 
-// configure writes the configuration, and has `stint client add` make the clients'
+// configure writes the configuration, and has `stint clients add` make the clients'
 // entries.
 func (w *world) configure(t *testing.T) {
 	t.Helper()
@@ -272,7 +272,7 @@ func (w *world) add(t *testing.T, id, more string, args ...string) {
 }
 
 // makeKey makes the key of the client that signs assertions, and publishes it
-// where the entry of `stint client add` says.
+// where the entry of `stint clients add` says.
 func (w *world) makeKey(t *testing.T) {
 	t.Helper()
 	var err error

@@ -465,6 +465,11 @@ type ScopeInfo struct {
 // ScopeInfoAccess defines model for ScopeInfo.Access.
 type ScopeInfoAccess string
 
+// SealingKey defines model for SealingKey.
+type SealingKey struct {
+	ID string `json:"id"`
+}
+
 // Session defines model for Session.
 type Session struct {
 	Agent   string    `json:"agent,omitempty,omitzero"`
@@ -606,6 +611,12 @@ type RevokeKeyParams struct {
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
 }
 
+// RotateSealingKeyParams defines parameters for RotateSealingKey.
+type RotateSealingKeyParams struct {
+	// IdempotencyKey With the same key, within 24 hours, the same request is carried out once, and answered as it was.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
+}
+
 // ListLeasesParams defines parameters for ListLeases.
 type ListLeasesParams struct {
 	// Limit The most items of an answer.
@@ -716,6 +727,9 @@ type ServerInterface interface {
 	// RevokeKey Withdraw a signing key at once. Tokens that it signed are refused, and what was obtained with them.
 	// (POST /admin/v1/keys/revocations)
 	RevokeKey(ctx echo.Context, params RevokeKeyParams) error
+	// RotateSealingKey Begin a new key for what is sealed at rest. Older ones go on opening what they sealed.
+	// (POST /admin/v1/keys/sealing)
+	RotateSealingKey(ctx echo.Context, params RotateSealingKeyParams) error
 	// ListLeases Leases that are not closed, by their ids.
 	// (GET /admin/v1/leases)
 	ListLeases(ctx echo.Context, params ListLeasesParams) error
@@ -1027,6 +1041,35 @@ func (w *ServerInterfaceWrapper) RevokeKey(ctx echo.Context) error {
 	return err
 }
 
+// RotateSealingKey converts echo context to params.
+func (w *ServerInterfaceWrapper) RotateSealingKey(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RotateSealingKeyParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RotateSealingKey(ctx, params)
+	return err
+}
+
 // ListLeases converts echo context to params.
 func (w *ServerInterfaceWrapper) ListLeases(ctx echo.Context) error {
 	var err error
@@ -1307,6 +1350,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/admin/v1/revocations", wrapper.CreateRevocation, options.OperationMiddlewares["createRevocation"]...)
 	router.GET(options.BaseURL+"/admin/v1/keys", wrapper.ListKeys, options.OperationMiddlewares["listKeys"]...)
 	router.POST(options.BaseURL+"/admin/v1/keys", wrapper.RotateKey, options.OperationMiddlewares["rotateKey"]...)
+	router.POST(options.BaseURL+"/admin/v1/keys/sealing", wrapper.RotateSealingKey, options.OperationMiddlewares["rotateSealingKey"]...)
 	router.POST(options.BaseURL+"/admin/v1/keys/revocations", wrapper.RevokeKey, options.OperationMiddlewares["revokeKey"]...)
 	router.POST(options.BaseURL+"/admin/v1/client-secrets", wrapper.NewClientSecret, options.OperationMiddlewares["newClientSecret"]...)
 

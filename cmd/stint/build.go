@@ -117,6 +117,7 @@ type server struct {
 	journal *audit.Journal
 	subject *store.SubjectKeys
 	events  *audit.Log
+	sealer  *vault.Sealer
 	broker  *broker.Broker
 	api     *api.Server
 	closers []func() error
@@ -253,11 +254,10 @@ func (s *server) openBroker(ctx context.Context, tel *telemetry) error {
 		return err
 	}
 	s.closers = append(s.closers, s.journal.Close)
-	sealer, err := vault.NewSealer(ctx, s.secrets, time.Now)
-	if err != nil {
+	if s.sealer, err = vault.NewSealer(ctx, s.secrets, time.Now); err != nil {
 		return err
 	}
-	if s.subject, err = store.OpenSubjectKeys(filepath.Join(s.cfg.Data, subjectsFile), sealer); err != nil {
+	if s.subject, err = store.OpenSubjectKeys(filepath.Join(s.cfg.Data, subjectsFile), s.sealer); err != nil {
 		return err
 	}
 	s.closers = append(s.closers, s.subject.Close)
@@ -287,7 +287,7 @@ func (s *server) openBroker(ctx context.Context, tel *telemetry) error {
 		ClientSecretKey: []byte(clientKey.Reveal()),
 	}, broker.Deps{
 		Tokens: s.tokens, Keys: s.ring, Feed: s.store, Anchor: vault.NewAnchor(s.secrets), Ledger: s.store, Once: s.store, Sessions: s.store,
-		Recorder: feed, Sealer: sealer, Switches: switchFile{s.secrets}, Judge: broker.NewJudge(s.registry, s.policy), Log: s.log, Now: time.Now,
+		Recorder: feed, Sealer: s.sealer, Switches: switchFile{s.secrets}, Judge: broker.NewJudge(s.registry, s.policy), Log: s.log, Now: time.Now,
 		History: s.history, Known: known, Span: tel.span,
 	})
 	if err != nil {
@@ -300,7 +300,7 @@ func (s *server) openBroker(ctx context.Context, tel *telemetry) error {
 	s.api, err = api.New(api.Config{
 		Issuer: s.cfg.Issuer, Limits: s.cfg.Limits, Keys: s.ring, DetailsTypes: s.detailsTypes(), IssuerHealth: s.tokens.Ready,
 		Metrics: metrics, Log: s.log, Now: time.Now, Span: tel.request,
-		Operations: s, Admin: admin, Answers: s.store, Sealer: sealer,
+		Operations: s, Admin: admin, Answers: s.store, Sealer: s.sealer,
 	}, s.broker)
 	return err
 }

@@ -42,9 +42,9 @@ func TestCheckLooksForTheSecretsThatTheServerStartsWith(t *testing.T) {
 			}
 		}, want: "stint.yaml:39:5: secrets: file: path: sealed file data/secrets.age: the identity does not open it"},
 		"a variable that is not set": {edits: []string{"", strings.Replace(headers, "REF", "env:STINT_TEST_NOWHERE", 1)},
-			want: "stint.yaml:96:83: telemetry: headers: b: env:STINT_TEST_NOWHERE: there is nothing there"},
+			want: "stint.yaml:102:83: telemetry: headers: b: env:STINT_TEST_NOWHERE: there is nothing there"},
 		"a file that is not there": {edits: []string{"", strings.Replace(headers, "REF", "file:/does/not/exist", 1)},
-			want: "stint.yaml:96:83: telemetry: headers: b: open /does/not/exist: no such file or directory"},
+			want: "stint.yaml:102:83: telemetry: headers: b: open /does/not/exist: no such file or directory"},
 		"headers that are there":     {edits: []string{"", strings.Replace(headers, "REF", "env:STINT_TEST_HERE", 1)}},
 		"Redis without its password": {init: redis, want: "stint.yaml:35:5: store: redis: password: open /run/secrets/stint-redis: no such file"},
 		"Redis with a password that is not in the sealed file": {init: redis, edits: []string{"file:/run/secrets/stint-redis", "vault:redis#password"},

@@ -40,9 +40,9 @@ its public keys are.
 
 With -o json, entry is the whole entry, as the configuration takes it. An id that is there
 already, and targets that are nothing yet, are warned of.`,
-		Example: `  stint client add reports-mcp --resource https://mcp.example/reports --target https://api.example/notes
-  stint client add nightly --target https://api.example/notes --client-credentials
-  stint client add gateway --target https://api.example/notes --method private_key_jwt -o json | jq .entry`,
+		Example: `  stint clients add reports-mcp --resource https://mcp.example/reports --target https://api.example/notes
+  stint clients add nightly --target https://api.example/notes --client-credentials
+  stint clients add gateway --target https://api.example/notes --method private_key_jwt -o json | jq .entry`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			cfg, err := config.Load(g.config)

@@ -39,7 +39,7 @@ func TestShellsCompleteWhatIsAClosedList(t *testing.T) {
 		"methods":                          {[]string{"client", "add", "x", "--method", ""}, "client_secret_basic client_secret_post private_key_jwt"},
 		"users":                            {[]string{"dev", "sign-in", ""}, "alice bob carol"},
 		"no second user":                   {[]string{"dev", "sign-in", "alice", ""}, ""},
-		"ways of printing":                 {[]string{"version", "-o", ""}, "text json"},
+		"ways of printing":                 {[]string{"version", "-o", ""}, "text json yaml"},
 		"a configuration that is not here": {[]string{"explain", "-c", "/does/not/exist.yaml", "--client", ""}, ""},
 		"keys, where there are none yet":   {[]string{"keys", "revoke", "-c", file, ""}, ""},
 	} {

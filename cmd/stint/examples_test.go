@@ -16,6 +16,10 @@ import (
 var elsewhere = map[string]string{
 	"stint serve":              "every test that has a server; e2e, as built",
 	"stint demo":               "TestTheDemonstrationComesOutAsSaid",
+	"stint login":              "TestBrowserLetsTheCommandLineIn",
+	"stint logout":             "the same",
+	"stint context use":        "TestContexts",
+	"stint context remove":     "the same",
 	"stint postgres install":   "TestPostgresFromInstallationToUninstallation",
 	"stint postgres status":    "the same",
 	"stint postgres uninstall": "the same",
@@ -34,6 +38,7 @@ var notDone = map[string]int{
 	"stint audit show":   exitFailed,  // nor such an event
 	"stint check --live": exitFailed,  // idp.example cannot be reached
 	"stint recover":      exitRefused, // the server runs
+	"stint leases show":  exitRefused, // there is no such lease
 }
 
 // What is shown as an example works with what stint init writes, as it is typed.
@@ -43,6 +48,7 @@ func TestExamplesWorkWithWhatInitWrites(t *testing.T) {
 	shortSocket(t, file)
 	serving(t, file)
 	t.Setenv("STINT_CONFIG", file)
+	t.Setenv("STINT_HOME", t.TempDir())
 	ran := 0
 	for _, c := range leafCommands(newRoot()) {
 		if elsewhere[c.CommandPath()] != "" {
@@ -79,7 +85,7 @@ func TestExamplesWorkWithWhatInitWrites(t *testing.T) {
 func runExample(t *testing.T, args []string) (out string, code int, err error) {
 	t.Helper()
 	ctx := t.Context()
-	if slices.Contains(args, "--follow") {
+	if slices.Contains(args, "--follow") || slices.Contains(args, "--watch") {
 		stopped, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 		defer cancel()
 		ctx = stopped

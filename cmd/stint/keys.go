@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stint-dev/stint/api"
+	"github.com/stint-dev/stint/api/adminapi"
 	"github.com/stint-dev/stint/internal/config"
 	"github.com/stint-dev/stint/internal/token"
 	"github.com/stint-dev/stint/internal/vault"
@@ -45,7 +46,7 @@ func newKeys(g *globals) *cobra.Command {
 			})
 		},
 	})
-	var now bool
+	var now, sealing bool
 	rotate := &cobra.Command{
 		Use: "rotate", Short: "Add a signing key",
 		Long: `Adds a signing key. It is published at once and signs after the overlap of the
@@ -53,10 +54,17 @@ configuration, so that nobody who caches our keys meets a token that he cannot v
 The old key is published until the last of its tokens has run out.
 
 With --now it signs at once. Whoever caches our keys refuses new tokens until he fetches
-them again. What a stolen key signs is accepted all the same: stint keys revoke.`,
-		Example: "  stint keys rotate\n  stint keys rotate --now",
+them again. What a stolen key signs is accepted all the same: stint keys revoke.
+
+With --sealing it is the key for what is sealed at rest (handles of leases in the store and
+the journal, keys of subjects) that is begun anew; older ones go on opening what they
+sealed, so that nothing is sealed again.`,
+		Example: "  stint keys rotate\n  stint keys rotate --now\n  stint keys rotate --sealing",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if sealing {
+				return g.rotateSealing(c)
+			}
 			var key api.SigningKey
 			err := g.withKeys(c.Context(), func(l *adminAPI) error {
 				return l.call(c.Context(), http.MethodPost, "/admin/v1/keys", map[string]bool{"at_once": now}, &key)
@@ -74,12 +82,40 @@ them again. What a stolen key signs is accepted all the same: stint keys revoke.
 		},
 	}
 	rotate.Flags().BoolVar(&now, "now", false, "sign with it at once")
+	rotate.Flags().BoolVar(&sealing, "sealing", false, "the key for what is sealed at rest, in place of a signing key")
+	rotate.MarkFlagsMutuallyExclusive("now", "sealing")
 	c.AddCommand(rotate, newKeysRevoke(g))
 	return c
 }
 
+// rotateSealing begins a new sealing key.
+func (g *globals) rotateSealing(c *cobra.Command) error {
+	var key adminapi.SealingKey
+	ctx := c.Context()
+	err := g.withServer(func(l *adminAPI) error {
+		return l.call(ctx, http.MethodPost, "/admin/v1/keys/sealing", nil, &key)
+	}, func(cfg *config.Config) error {
+		return withSecrets(cfg, func(secrets vault.Store) error {
+			sealer, err := vault.NewSealer(ctx, secrets, time.Now)
+			if err == nil {
+				key.ID, err = sealer.Rotate(ctx)
+			}
+			return err
+		})
+	})
+	if err != nil {
+		return err
+	}
+	return g.print(c, key, func(p *printer) { p.line("new sealing key %s, in use from now on; older ones go on opening", key.ID) })
+}
+
 // withKeys asks the running server, or, if none runs, opens the secrets itself.
 func (g *globals) withKeys(ctx context.Context, running func(*adminAPI) error, alone func(*token.Ring) error) error {
+	return g.withServer(running, func(cfg *config.Config) error { return withRing(ctx, cfg, alone) })
+}
+
+// withServer asks the running server, or, if none runs here, does without.
+func (g *globals) withServer(running func(*adminAPI) error, alone func(*config.Config) error) error {
 	if g.context != "" {
 		l, err := g.connect()
 		if err != nil {
@@ -98,7 +134,7 @@ func (g *globals) withKeys(ctx context.Context, running func(*adminAPI) error, a
 	if !errors.Is(err, errNotRunning) {
 		return err
 	}
-	return withRing(ctx, cfg, alone)
+	return alone(cfg)
 }
 
 // withRing opens the secrets and the signing keys in them.

@@ -24,7 +24,7 @@ func TestMistakesOnTheCommandLineSayWhereHelpIs(t *testing.T) {
 		"two flags of which there is one":   {[]string{"explain", "--client", "x", "--subject", "a#b", "--token", "-"}, "[subject token] were all set; see stint explain --help"},
 		"a flag that is not there":          {[]string{"check", "--alive"}, "unknown flag: --alive; see stint check --help"},
 		"an argument too many":              {[]string{"version", "1"}, `unknown command "1" for "stint version"; see stint version --help`},
-		"a way of printing that is not one": {[]string{"version", "-o", "yaml"}, "--output is text or json"},
+		"a way of printing that is not one": {[]string{"version", "-o", "xml"}, "--output is text, json or yaml"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, code, err := command(t, tc.args...)

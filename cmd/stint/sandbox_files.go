@@ -116,7 +116,7 @@ func (s *sandbox) write(ctx context.Context) error {
 		made *secret.String
 		hash *string
 	}{{&s.DesktopSecret, &s.DesktopHash}, {&s.MCPSecret, &s.MCPHash}, {&s.APISecret, &s.APIHash}} {
-		made, hash, err := newSecret(ctx, s.bare()) // as `stint client add` does
+		made, hash, err := newSecret(ctx, s.bare()) // as `stint clients add` does
 		if err != nil {
 			return err
 		}

@@ -159,6 +159,13 @@ func (s *server) RotateKey(ctx context.Context, operator string, atOnce bool) (a
 	return api.SigningKey(k), err
 }
 
+// RotateSealingKey implements [api.Operations].
+func (s *server) RotateSealingKey(ctx context.Context, operator string) (string, error) {
+	id, err := s.sealer.Rotate(ctx)
+	s.noteKeys(ctx, operator, audit.Change{What: "sealing key", After: id}, err)
+	return id, err
+}
+
 // RevokeKey implements [api.Operations].
 func (s *server) RevokeKey(ctx context.Context, operator, kid string) (api.RevokedKey, error) {
 	out, err := revokeKey(ctx, s.ring, kid)
