@@ -36,6 +36,7 @@ type world struct {
 	RedisAddr, VaultAddr               string
 	PostgresPort                       int
 	Clients, LogLevel, Collector       string
+	Drain                              string // an entry of listen
 
 	t     *testing.T // what is started in a part of a test outlives it
 	redis *testbed.RedisServer
@@ -298,7 +299,7 @@ issuer: {{.Issuer}}
 replica: {{.R.Name}}
 data: {{.R.Name}}
 mappings: mappings
-listen: {address: "{{.R.Addr}}", ops: "{{.R.Ops}}"}
+listen: { {{- .Drain}}address: "{{.R.Addr}}", ops: "{{.R.Ops}}"}
 {{- if .R.Embedded}}
 store: {kind: embedded, file: {{.R.Name}}/store.db}
 {{- else}}

@@ -148,7 +148,11 @@ func build(ctx context.Context, cfg *config.Config, log *slog.Logger, tel *telem
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
-	if s.plan, err = openPlan(ctx, cfg, vault.Deps{Log: log, Now: time.Now}); err != nil {
+	// What upstreams are asked by outlives the request to stop: requests in flight are
+	// finished first.
+	open, end := context.WithCancel(context.WithoutCancel(ctx))
+	s.closers = append(s.closers, func() error { end(); return nil })
+	if s.plan, err = openPlan(open, cfg, vault.Deps{Log: log, Now: time.Now}); err != nil {
 		return nil, err
 	}
 	s.closers = append(s.closers, s.secrets.Close)
