@@ -34,7 +34,8 @@ type load struct {
 	refused      []string
 }
 
-func startLoad(t *testing.T, w *world) *load {
+// startLoad begins, with logins to the database or without.
+func startLoad(t *testing.T, w *world, logins bool) *load {
 	t.Helper()
 	l := &load{w: w, subject: w.alice(t, w.a, everyScope), stopping: make(chan struct{})}
 	mine := w.secrets["orders-mcp"]
@@ -46,7 +47,9 @@ func startLoad(t *testing.T, w *world) *load {
 	for i := range 4 {
 		l.workers.Go(func() { l.exchanges(i) })
 	}
-	l.workers.Go(l.leases)
+	if logins {
+		l.workers.Go(l.leases)
+	}
 	t.Cleanup(l.stop)
 	return l
 }
@@ -160,7 +163,7 @@ func (l *load) leases() {
 // notices.
 func TestRotationsRefuseNobody(t *testing.T) {
 	w := newWorld(t, options{prepare: func(w *world) { w.Drain = "drain: 1s, " }})
-	l := startLoad(t, w)
+	l := startLoad(t, w, true)
 	during := func(what string, do func()) {
 		t.Helper()
 		before := l.asked.Load()

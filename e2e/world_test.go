@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -61,6 +62,8 @@ type replica struct {
 	// instead of AppRole, and Prefix is where its secrets are there.
 	Embedded          bool
 	TokenFile, Prefix string
+	// binary is what it runs; empty: this version.
+	binary string
 }
 
 // options are what tests want otherwise than usual.
@@ -102,10 +105,11 @@ func newWorld(t *testing.T, o options) *world {
 		o.prepare(w)
 	}
 	w.configure(t)
-	w.a.start(t)
-	w.b.start(t)
+	for _, r := range w.replicas() {
+		r.start(t)
+	}
 	t.Cleanup(func() {
-		for _, r := range []*replica{w.a, w.b} {
+		for _, r := range w.replicas() {
 			if t.Failed() {
 				t.Logf("replica %s printed at last:\n%s", r.Name, last(r.logs))
 			}
@@ -133,7 +137,7 @@ func (w *world) replicas() []*replica {
 // start starts a replica and waits until it is ready.
 func (r *replica) start(t *testing.T) {
 	t.Helper()
-	r.job = launch(r.t, exec.Command(binary, "serve", "--config", r.config), r.logs)
+	r.job = launch(r.t, exec.Command(cmp.Or(r.binary, binary), "serve", "--config", r.config), r.logs)
 	r.await(t, r.logs, func() error { return okay("http://" + r.Addr + "/readyz") })
 }
 

@@ -347,3 +347,24 @@ func TestALeaseThatCannotBeFiledDoesNotComeToBe(t *testing.T) {
 		t.Errorf("%d leases are open, %v", n, err)
 	}
 }
+
+// What a later version has written is not gone on with.
+func TestRedisOfALaterFormatIsRefused(t *testing.T) {
+	t.Parallel()
+	server, s := freshRedis(t)
+	me := broker.Replica{ID: "a"}
+	if _, err := s.Beat(t.Context(), me, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if got := server.Do("GET", "stint:{feed}:format"); got != "stint redis 1" {
+		t.Errorf("the format is %v", got)
+	}
+	server.Do("SET", "stint:{feed}:format", "stint redis 2")
+	if _, err := s.Beat(t.Context(), me, time.Minute); err == nil || !strings.Contains(err.Error(), "run the version that wrote it") {
+		t.Errorf("%v", err)
+	}
+	server.Do("SET", "stint:{feed}:format", "stint redis 1")
+	if _, err := s.Beat(t.Context(), me, time.Minute); err != nil {
+		t.Error(err)
+	}
+}

@@ -193,6 +193,24 @@ end
 return 1
 `)
 
+// redisFormat is the version of what is kept in Redis, beside the feed. Whoever
+// changes what others read raises it, when no replica of the version before is left.
+const redisFormat = "stint redis 1"
+
+// checkFormat refuses what a later version of Stint has written. Without any, it is ours
+// to write.
+func (r *Redis) checkFormat(ctx context.Context, found *redis.StringCmd) error {
+	switch format, err := found.Result(); {
+	case errors.Is(err, redis.Nil):
+		return r.client.SetArgs(ctx, r.key("{feed}:format"), redisFormat, redis.SetArgs{Mode: "NX"}).Err()
+	case err != nil:
+		return err
+	case format != redisFormat:
+		return fmt.Errorf("what is kept there is of the format %q, and this version of Stint knows %q: run the version that wrote it", format, redisFormat)
+	}
+	return nil
+}
+
 // Beat implements [broker.Feed]. It is one exchange on one connection: Redis reads
 // clock, feed and replicas after it has the replicas' answer to the heartbeat, and
 // being able to take the heartbeat shows that it is the master.
@@ -211,16 +229,21 @@ func (r *Redis) Beat(ctx context.Context, me broker.Replica, life time.Duration)
 	var clock *redis.TimeCmd
 	var last *redis.XMessageSliceCmd
 	var all *redis.MapStringStringCmd
+	var format *redis.StringCmd
 	_, err = r.run(ctx, beatScript, []string{r.members()}, []any{me.ID, life.Milliseconds(), doc}, func(p redis.Pipeliner) {
 		confirmed.ask(ctx, p)
 		clock = p.Time(ctx)
 		last = p.XRevRangeN(ctx, r.feed(), "+", "-", 1)
 		all = p.HGetAll(ctx, r.members())
+		format = p.Get(ctx, r.key("{feed}:format"))
 	})
 	if err == nil {
 		err = confirmed.err()
 	}
 	if err := cmp.Or(err, clock.Err(), last.Err(), all.Err()); err != nil {
+		return none, fmt.Errorf("redis: heartbeat: %w", err)
+	}
+	if err := r.checkFormat(ctx, format); err != nil && !errors.Is(err, redis.Nil) { // Nil: another replica was first
 		return none, fmt.Errorf("redis: heartbeat: %w", err)
 	}
 	beat := broker.Beat{Now: clock.Val()}
