@@ -63,14 +63,29 @@ type Client struct {
 }
 
 // Secret is a text that is not printed: neither by package fmt, nor in JSON, nor in
-// a log.
-type Secret struct{ text string }
+// a log. The zero value is the empty one.
+//
+// The text is behind a pointer: package fmt cannot call methods on what is in
+// unexported fields, and then prints an address.
+type Secret struct{ text *string }
 
 // NewSecret makes a secret of a text.
-func NewSecret(text string) Secret { return Secret{text} }
+func NewSecret(text string) Secret {
+	if text == "" {
+		return Secret{}
+	}
+	return Secret{&text}
+}
 
 // Reveal returns the text. Whoever calls it sees to it that nobody prints it.
-func (s Secret) Reveal() string { return s.text }
+func (s Secret) Reveal() string {
+	if s.text == nil {
+		return ""
+	}
+	return *s.text
+}
+
+func (s Secret) empty() bool { return s.text == nil }
 
 const redacted = "[redacted]"
 
@@ -94,11 +109,11 @@ func New(cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("client: the resource %q is no absolute URI without a fragment (RFC 8707 section 2)", cfg.Resource)
 	}
 	switch {
-	case cfg.ID == "" && (cfg.Secret.text != "" || cfg.Key != nil):
+	case cfg.ID == "" && (!cfg.Secret.empty() || cfg.Key != nil):
 		return nil, errors.New("client: there is a secret or key, and no id")
-	case cfg.Secret.text != "" && cfg.Key != nil:
+	case !cfg.Secret.empty() && cfg.Key != nil:
 		return nil, errors.New("client: give a secret or a key, not both")
-	case cfg.ID != "" && cfg.Secret.text == "" && cfg.Key == nil:
+	case cfg.ID != "" && cfg.Secret.empty() && cfg.Key == nil:
 		return nil, fmt.Errorf("client: the secret or key of %s is missing", cfg.ID)
 	}
 	if cfg.Key != nil {

@@ -99,7 +99,8 @@ func TestItTriesAgainWhileStintIsNotAvailable(t *testing.T) {
 func TestADocumentIsDecodedAndGivenBack(t *testing.T) {
 	b := broker(t)
 	c := new(t, b, nil)
-	tok, err := c.Verify(t.Context(), b.Token(clienttest.TokenOptions{}))
+	raw := b.Token(clienttest.TokenOptions{})
+	tok, err := c.Verify(t.Context(), raw)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,8 +112,8 @@ func TestADocumentIsDecodedAndGivenBack(t *testing.T) {
 	if err := cred.Decode(&login); err != nil || login.User != "lent" || login.Password != "of the lease" || cred.Bearer || cred.Lease == "" {
 		t.Errorf("%+v %+v %v", cred, login, err)
 	}
-	for _, text := range []string{fmt.Sprint(cred), fmt.Sprintf("%+v %#v", *cred, *cred), fmt.Sprintf("%+v", b.Client())} {
-		if strings.Contains(text, "of the lease") || strings.Contains(text, b.Client().Secret.Reveal()) {
+	for _, text := range []string{fmt.Sprint(cred), fmt.Sprintf("%+v %#v", *cred, *cred), fmt.Sprintf("%+v", b.Client()), fmt.Sprintf("%+v %#v", *tok, *tok), fmt.Sprintf("%+v", c)} {
+		if strings.Contains(text, "of the lease") || strings.Contains(text, raw) || strings.Contains(text, b.Client().Secret.Reveal()) {
 			t.Errorf("it prints the secret: %s", text)
 		}
 	}

@@ -115,7 +115,7 @@ func (c *Client) attempt(ctx context.Context, endpoint func(*metadata) string, f
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
 	if c.signer == nil { // RFC 6749 section 2.3.1: both are form-encoded before they are joined
-		req.SetBasicAuth(url.QueryEscape(c.cfg.ID), url.QueryEscape(c.cfg.Secret.text))
+		req.SetBasicAuth(url.QueryEscape(c.cfg.ID), url.QueryEscape(c.cfg.Secret.Reveal()))
 	}
 	got, err := c.send(req)
 	if err != nil {

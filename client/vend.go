@@ -107,7 +107,7 @@ func (call *Call) form(ctx context.Context) (url.Values, error) {
 		form.Set("grant_type", "client_credentials")
 	default:
 		form.Set("grant_type", tokenExchange)
-		form.Set("subject_token", t.raw.text)
+		form.Set("subject_token", t.raw.Reveal())
 		form.Set("subject_token_type", typeAccessToken)
 	}
 	if len(call.Scopes) > 0 {
@@ -142,13 +142,13 @@ func (c *Credential) Decode(into any) error {
 	if c.Bearer {
 		return errors.New("client: the credential is an access token, and no document")
 	}
-	return json.Unmarshal([]byte(c.Token.text), into)
+	return json.Unmarshal([]byte(c.Token.Reveal()), into)
 }
 
 // Authorize puts an access token into a request.
 func (c *Credential) Authorize(r *http.Request) {
 	if c.Bearer {
-		r.Header.Set("Authorization", "Bearer "+c.Token.text)
+		r.Header.Set("Authorization", "Bearer "+c.Token.Reveal())
 	}
 }
 
@@ -158,7 +158,7 @@ func (c *Credential) Authorize(r *http.Request) {
 func (c *Client) Return(ctx context.Context, cred *Credential) error {
 	what := cred.Lease
 	if what == "" {
-		what = cred.Token.text
+		what = cred.Token.Reveal()
 	}
 	if err := c.post(ctx, func(m *metadata) string { return m.Revocation }, url.Values{"token": {what}}, nil); err != nil {
 		return fmt.Errorf("return credential: %w", err)
@@ -169,12 +169,12 @@ func (c *Client) Return(ctx context.Context, cred *Credential) error {
 // Introspect asks Stint whether a token that was verified is still good: it has
 // not been revoked (RFC 7662). Errors: *[InvalidToken]; *[Unavailable].
 func (c *Client) Introspect(ctx context.Context, t *Token) error {
-	return c.introspect(ctx, t, url.Values{"token": {t.raw.text}})
+	return c.introspect(ctx, t, url.Values{"token": {t.raw.Reveal()}})
 }
 
 // use uses up a token that is for one call.
 func (c *Client) use(ctx context.Context, t *Token) error {
-	return c.introspect(ctx, t, url.Values{"token": {t.raw.text}, "consume": {"true"}})
+	return c.introspect(ctx, t, url.Values{"token": {t.raw.Reveal()}, "consume": {"true"}})
 }
 
 func (c *Client) introspect(ctx context.Context, t *Token, form url.Values) error {
