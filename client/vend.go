@@ -12,8 +12,7 @@ import (
 )
 
 const (
-	tokenExchange   = "urn:ietf:params:oauth:grant-type:token-exchange"
-	typeAccessToken = "urn:ietf:params:oauth:token-type:access_token"
+	tokenExchange = "urn:ietf:params:oauth:grant-type:token-exchange"
 	// CredentialType is the type of credentials that are no access tokens.
 	CredentialType = "https://stint.dev/token-type/credential"
 )
@@ -46,6 +45,8 @@ type Credential struct {
 	// Token is the access token. For a credential that is none, it is the JSON
 	// document: use Decode.
 	Token Secret
+	// Type is what it is (RFC 8693 section 3): an access token, or CredentialType.
+	Type string
 	// Bearer says that Token goes into the header Authorization.
 	Bearer bool
 	// Scopes and Details are what was really granted.
@@ -55,15 +56,33 @@ type Credential struct {
 	// Lease is the id of a credential's lease, by which it can be given back; empty
 	// for a token of Stint.
 	Lease string
+
+	answer Secret
 }
 
-// Vend asks Stint for the credential of one call.
+// Answer is all that Stint answered, as JSON: what this package does not know is in
+// there as well.
+func (c *Credential) Answer() Secret { return c.answer }
+
+// Vend asks Stint for the credential of one call. Whoever holds tokens that no
+// [Client.Verify] has seen uses [Client.Exchange].
 //
 // Errors: *[Refused], *[NeedsApproval], *[NeedsLink], *[Unavailable].
 func (c *Client) Vend(ctx context.Context, call Call) (*Credential, error) {
 	form, err := call.form(ctx)
 	if err != nil {
 		return nil, err
+	}
+	return c.obtain(ctx, form, call.Resource, call.Scopes)
+}
+
+// obtain asks the token endpoint for what is then called a credential for what. asked
+// are the scopes that were asked for.
+func (c *Client) obtain(ctx context.Context, form url.Values, what string, asked []string) (*Credential, error) {
+	var raw json.RawMessage
+	began := c.cfg.Now()
+	if err := c.post(ctx, func(m *metadata) string { return m.Token }, form, &raw); err != nil {
+		return nil, fmt.Errorf("credential for %s: %w", what, err)
 	}
 	var in struct {
 		Token     string          `json:"access_token"`
@@ -74,19 +93,18 @@ func (c *Client) Vend(ctx context.Context, call Call) (*Credential, error) {
 		Lease     string          `json:"lease_id"`
 		Details   json.RawMessage `json:"authorization_details"`
 	}
-	asked := c.cfg.Now()
-	if err := c.post(ctx, func(m *metadata) string { return m.Token }, form, &in); err != nil {
-		return nil, fmt.Errorf("credential for %s: %w", call.Resource, err)
+	if err := json.Unmarshal(raw, &in); err != nil {
+		return nil, fmt.Errorf("credential for %s: %w", what, &Unavailable{Err: fmt.Errorf("the answer: %w", err)})
 	}
 	out := &Credential{
-		Token: NewSecret(in.Token), Bearer: strings.EqualFold(in.TokenType, "Bearer"), Scopes: call.Scopes, Details: in.Details,
-		Expires: asked.Add(time.Duration(in.ExpiresIn) * time.Second), Lease: in.Lease,
+		Token: NewSecret(in.Token), Type: in.Type, Bearer: strings.EqualFold(in.TokenType, "Bearer"), Scopes: asked, Details: in.Details,
+		Expires: began.Add(time.Duration(in.ExpiresIn) * time.Second), Lease: in.Lease, answer: NewSecret(string(raw)),
 	}
 	if in.Scope != nil { // absent: it is what was asked for (RFC 8693 section 2.2.1)
 		out.Scopes = strings.Fields(*in.Scope)
 	}
 	if in.Token == "" || in.ExpiresIn <= 0 || !out.Bearer && in.Type != CredentialType {
-		return nil, fmt.Errorf("credential for %s: %w", call.Resource, &Unavailable{Err: fmt.Errorf("the answer is a %q of type %q", in.TokenType, in.Type)})
+		return nil, fmt.Errorf("credential for %s: %w", what, &Unavailable{Err: fmt.Errorf("the answer is a %q of type %q", in.TokenType, in.Type)})
 	}
 	return out, nil
 }
@@ -108,7 +126,7 @@ func (call *Call) form(ctx context.Context) (url.Values, error) {
 	default:
 		form.Set("grant_type", tokenExchange)
 		form.Set("subject_token", t.raw.Reveal())
-		form.Set("subject_token_type", typeAccessToken)
+		form.Set("subject_token_type", TypeAccessToken)
 	}
 	if len(call.Scopes) > 0 {
 		form.Set("scope", strings.Join(call.Scopes, " "))

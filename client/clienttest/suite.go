@@ -2,7 +2,9 @@ package clienttest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -120,6 +122,7 @@ func Run(t *testing.T, w World) {
 			t.Error(err)
 		}
 	})
+	t.Run("a token is exchanged that was not verified", func(t *testing.T) { exchanged(t, c, w) })
 	t.Run("a wrong secret is refused", func(t *testing.T) {
 		cfg := w.Client
 		cfg.Secret, cfg.Key = client.NewSecret("wrong"), nil
@@ -133,6 +136,41 @@ func Run(t *testing.T, w World) {
 		}
 	})
 	t.Run("a handler is protected", func(t *testing.T) { protected(t, c, w) })
+}
+
+func exchanged(t *testing.T, c *client.Client, w World) {
+	ctx, raw := t.Context(), w.Token(t, false, w.Scope)
+	x := client.Exchange{Subject: client.NewSecret(raw), Resources: []string{w.API}, Scopes: []string{w.Read}}
+	cred, err := c.Exchange(ctx, x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !cred.Bearer || cred.Type != client.TypeAccessToken || !strings.Contains(cred.Answer().Reveal(), `"`+cred.Token.Reveal()+`"`) {
+		t.Errorf("%+v", cred)
+	}
+	if text := fmt.Sprintf("%+v %#v", *cred, x); strings.Contains(text, cred.Token.Reveal()) || strings.Contains(text, raw) {
+		t.Error("it prints a token")
+	}
+	x.Details, x.Scopes = json.RawMessage(`[{"type":"mcp_tool_call","tool":"`+w.Tool+`","arguments":{"id":"7"}}]`), nil
+	if cred, err = c.Exchange(ctx, x); err != nil || len(cred.Scopes) != 1 || cred.Scopes[0] != w.Read {
+		t.Errorf("by tool: %+v, %v", cred, err)
+	}
+	for want, change := range map[string]func(*client.Exchange){
+		"invalid_request":               func(x *client.Exchange) { x.SubjectType = "urn:example:none" },
+		"invalid_target":                func(x *client.Exchange) { x.Resources = append(x.Resources, "https://nobody.example/") },
+		"invalid_authorization_details": func(x *client.Exchange) { x.Details = json.RawMessage(`7`) },
+	} {
+		changed := x
+		changed.Resources = []string{w.API}
+		change(&changed)
+		_, err := c.Exchange(ctx, changed)
+		if r := (*client.Refused)(nil); !errors.As(err, &r) || r.Code != want {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+	if _, err := c.Exchange(ctx, client.Exchange{Actor: x.Subject, Resources: x.Resources}); err == nil {
+		t.Error("an actor acts for nobody")
+	}
 }
 
 func once(t *testing.T, c *client.Client, w World) {
