@@ -63,6 +63,7 @@ var homes = map[string][]string{
 	"github.com/modelcontextprotocol/":     {"internal/sample"},
 	"github.com/spf13/cobra":               {"cmd/stint"},
 	"go.opentelemetry.io/":                 {"cmd/stint"},
+	"golang.org/x/sys/":                    {"cmd/stint"},
 }
 
 func match(pattern, name string) bool {

@@ -14,6 +14,8 @@ import (
 // elsewhere are the commands whose examples need what is not here, and where they
 // are run.
 var elsewhere = map[string]string{
+	"stint exchange": "TestExamplesOfTheShell",
+
 	"stint serve":              "every test that has a server; e2e, as built",
 	"stint demo":               "TestTheDemonstrationComesOutAsSaid",
 	"stint login":              "TestBrowserLetsTheCommandLineIn",

@@ -21,6 +21,7 @@ const (
 	exitFailed  = 1 // something did not work
 	exitUsage   = 2 // the command line is wrong
 	exitRefused = 3 // the answer is no: a configuration, a request or a decision, or somebody has it open
+	exitPerson  = 4 // a person has to do something first, at the URL that is printed
 )
 
 // exitError carries an exit code.
@@ -88,10 +89,11 @@ Why, or why not:        stint explain
 Who holds what:         stint login, stint status, stint sessions, stint leases
 End it:                 stint revoke
 What happened:          stint audit tail
+As a client:            stint exchange
 
 Exit codes: 0, it is done; 1, something did not work; 2, the command line is wrong; 3, the
 answer is no: the configuration, the request or the decision, or another process has open
-what is needed.`,
+what is needed; 4, a person has to do something first.`,
 		SilenceUsage: true, SilenceErrors: true,
 		Args: unknownCommand,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -122,7 +124,7 @@ what is needed.`,
 	})
 	root.AddCommand(
 		newServe(g), newCheck(g), newInit(g), newExplain(g), newRevoke(g), newAudit(g), newKeys(g), newClients(g),
-		newStatus(g), newSessions(g), newLeases(g), newLogin(g), newLogout(g), newContext(g),
+		newStatus(g), newSessions(g), newLeases(g), newLogin(g), newLogout(g), newContext(g), newExchange(g),
 		newProviders(g), newPostgres(g), newRecover(g), newSchema(g), newDemo(g), newDev(g), newVersion(g),
 	)
 	addCompletion(root)
