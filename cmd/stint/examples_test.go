@@ -14,7 +14,7 @@ import (
 // elsewhere are the commands whose examples need what is not here, and where they
 // are run.
 var elsewhere = map[string]string{
-	"stint exchange": "TestExamplesOfTheShell",
+	"stint exchange": "TestExamplesOfTheShell", "stint vend": "the same",
 
 	"stint serve":              "every test that has a server; e2e, as built",
 	"stint demo":               "TestTheDemonstrationComesOutAsSaid",

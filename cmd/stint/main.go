@@ -89,11 +89,11 @@ Why, or why not:        stint explain
 Who holds what:         stint login, stint status, stint sessions, stint leases
 End it:                 stint revoke
 What happened:          stint audit tail
-As a client:            stint exchange
+As a client:            stint exchange, stint vend
 
 Exit codes: 0, it is done; 1, something did not work; 2, the command line is wrong; 3, the
 answer is no: the configuration, the request or the decision, or another process has open
-what is needed; 4, a person has to do something first.`,
+what is needed; 4, a person has to do something first. stint vend ends as its command does.`,
 		SilenceUsage: true, SilenceErrors: true,
 		Args: unknownCommand,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -124,7 +124,7 @@ what is needed; 4, a person has to do something first.`,
 	})
 	root.AddCommand(
 		newServe(g), newCheck(g), newInit(g), newExplain(g), newRevoke(g), newAudit(g), newKeys(g), newClients(g),
-		newStatus(g), newSessions(g), newLeases(g), newLogin(g), newLogout(g), newContext(g), newExchange(g),
+		newStatus(g), newSessions(g), newLeases(g), newLogin(g), newLogout(g), newContext(g), newExchange(g), newVend(g),
 		newProviders(g), newPostgres(g), newRecover(g), newSchema(g), newDemo(g), newDev(g), newVersion(g),
 	)
 	addCompletion(root)
