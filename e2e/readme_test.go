@@ -76,17 +76,21 @@ func TestTheReadmeWorksAsWritten(t *testing.T) {
 	}
 	dir := checkout(t)
 	env := readmeEnv(t)
-	ran := 0
+	ran, sourced := 0, ""
 	for _, line := range lines {
 		if _, elsewhere := byItself[line]; elsewhere {
 			continue
 		}
 		ran++
+		if strings.HasPrefix(line, ". ") { // in the shell of the lines after it
+			sourced = line + "\n"
+			continue
+		}
 		if ready := readyAt(line); ready != nil {
 			serveLine(t, dir, env, line, ready)
 			continue
 		}
-		runLine(t, dir, env, line)
+		runLine(t, dir, env, sourced+line)
 	}
 	if ran < 12 {
 		t.Errorf("only %d lines were run of %q", ran, lines)
@@ -120,16 +124,18 @@ func readyAt(line string) []string {
 	switch {
 	case strings.HasPrefix(line, "bin/stint serve "):
 		return []string{"http://127.0.0.1:8080/readyz", "http://127.0.0.1:9464/metrics"}
-	case line == "bin/stint dev":
+	case line == "bin/stint dev", strings.HasPrefix(line, "bin/stint dev --dir "):
 		return []string{"http://127.0.0.1:8790/readyz", "http://127.0.0.1:8794/metrics"}
 	}
 	return nil
 }
 
-// serveLine runs a server until it is ready, and ends it.
+// serveLine runs a server until it is ready, and ends it; one that goes on in the
+// background is ended with the test.
 func serveLine(t *testing.T, dir string, env []string, line string, ready []string) {
 	t.Helper()
 	logs := filepath.Join(dir, "build", "serve.log")
+	line, background := strings.CutSuffix(line, " &")
 	cmd := exec.Command("sh", "-euc", "exec "+line)
 	cmd.Dir, cmd.Env = dir, env
 	j := launch(t, cmd, logs)
@@ -140,6 +146,10 @@ func serveLine(t *testing.T, dir string, env []string, line string, ready []stri
 		}
 		return errors.Join(wrong...)
 	})
+	if background {
+		t.Cleanup(func() { j.stop(t, logs) })
+		return
+	}
 	j.stop(t, logs)
 }
 
@@ -151,6 +161,9 @@ func checkout(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o711); err != nil { // for root, PostgreSQL runs as another user
+		t.Fatal(err)
+	}
 	err = filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
 		rel, _ := filepath.Rel("..", path)
 		switch {
