@@ -192,7 +192,9 @@ func devCommands(stint, env string, warehouse bool) []devCommand {
 			devCommand{"A token for reports, and what the MCP server gets for it: a database login,", exchange("REPORTS", "desktop:$DESKTOP_SECRET", "ALICE", "$MCP", "reports:read", "access_token") + "\n" +
 				exchange("LOGIN", "orders-mcp:$ORDERS_MCP_SECRET", "REPORTS", "postgres://warehouse/sales.orders", "reports:read", "url")})
 		if _, err := exec.LookPath("psql"); err == nil {
-			out = append(out, devCommand{"which reads one table, and no other.", `psql "$LOGIN" -c 'SELECT * FROM sales.orders'; psql "$LOGIN" -c 'SELECT * FROM sales.salaries'`})
+			out = append(out, devCommand{"which reads one table, and no other.", `psql "$LOGIN" -c 'SELECT * FROM sales.orders'; psql "$LOGIN" -c 'SELECT * FROM sales.salaries'`},
+				devCommand{"The same without seeing the login, which ends with psql.", `echo "$REPORTS" | ` + stint + ` vend --client orders-mcp --client-secret env:ORDERS_MCP_SECRET --subject-token - \
+  --resource postgres://warehouse/sales.orders --scope reports:read -- psql -c 'SELECT current_user, item FROM sales.orders'`})
 		} else {
 			out = append(out, devCommand{"which a driver takes as it is.", `echo "$LOGIN"`})
 		}

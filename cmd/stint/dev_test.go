@@ -153,6 +153,7 @@ func whatDevSaysToTry(t *testing.T, bin string) {
 			}
 			if _, err := exec.LookPath("psql"); err == nil && mode != postgresOff {
 				want["which reads one table"] = []string{"green tea", "permission denied for table salaries"}
+				want["The same without seeing the login"] = []string{"stint_", "green tea"}
 			}
 			for _, c := range d.guide.Commands {
 				texts = append(texts, c.Text)

@@ -49,7 +49,7 @@ func onTerminal(t *testing.T, cmd *exec.Cmd) *os.File {
 func TestCtrlCComesOnce(t *testing.T) {
 	s, dir := startSlow(t), t.TempDir()
 	close(s.answer)
-	const script = `trap 'echo x >> "$1/caught"; sleep 0.3; exit 9' INT; touch "$1/ready"; while :; do sleep 0.05; done`
+	const script = `trap 'echo x >> "$1/caught"; sleep 0.3; exit 9' INT; touch "$1/ready"; for i in $(seq 600); do sleep 0.05; done`
 	cmd := exec.Command(buildStint(t), "vend", "--issuer", s.URL, "--client", "x", "--self", "--resource", "https://api.example/", "--", "sh", "-c", script, "sh", dir)
 	cmd.Env = append(os.Environ(), envSecret+"=x")
 	person := onTerminal(t, cmd)

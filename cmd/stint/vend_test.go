@@ -241,10 +241,10 @@ func passedToTheCommand(t *testing.T, s *shop, bin string) {
 		prints string
 	}{
 		"it ends by it":             {syscall.SIGTERM, `touch "$1"; exec sleep 60`, 128 + 15, ""},
-		"it deals with it":          {syscall.SIGTERM, `trap 'echo cleaned; exit 5' TERM; touch "$1"; while :; do sleep 0.05; done`, 5, "cleaned\n"},
-		"it is interrupted":         {syscall.SIGINT, `trap 'echo cleaned; exit 6' INT; touch "$1"; while :; do sleep 0.05; done`, 6, "cleaned\n"},
+		"it deals with it":          {syscall.SIGTERM, `trap 'echo cleaned; exit 5' TERM; touch "$1"; for i in $(seq 600); do sleep 0.05; done`, 5, "cleaned\n"},
+		"it is interrupted":         {syscall.SIGINT, `trap 'echo cleaned; exit 6' INT; touch "$1"; for i in $(seq 600); do sleep 0.05; done`, 6, "cleaned\n"},
 		"a terminal hangs up":       {syscall.SIGHUP, `touch "$1"; exec sleep 60`, 128 + 1, ""},
-		"a signal that ends no-one": {syscall.SIGUSR1, `trap 'echo one; exit 0' USR1; touch "$1"; while :; do sleep 0.05; done`, 0, "one\n"},
+		"a signal that ends no-one": {syscall.SIGUSR1, `trap 'echo one; exit 0' USR1; touch "$1"; for i in $(seq 600); do sleep 0.05; done`, 0, "one\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ready := filepath.Join(t.TempDir(), "ready")
@@ -367,7 +367,7 @@ func notGivenBack(t *testing.T, s *shop, bin string, secrets []string) {
 	t.Setenv("CALL", s.forCall("reports:read"))
 	dir := t.TempDir()
 	ready := filepath.Join(dir, "ready")
-	cmd := s.vend(bin, salesOrders, "reports:read", "--", "sh", "-c", `touch "$1"; until [ -e "$1.go" ]; do sleep 0.05; done; exit 4`, "sh", ready)
+	cmd := s.vend(bin, salesOrders, "reports:read", "--", "sh", "-c", `touch "$1"; for i in $(seq 600); do [ -e "$1.go" ] && exit 4; sleep 0.05; done`, "sh", ready)
 	said, ended := running(t, cmd, ready)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
