@@ -30,7 +30,7 @@ var allowed = map[string][]string{
 	"internal/config":     {"api", "broker", "internal/secret", "internal/store", "internal/strictyaml", "internal/token", "internal/vault", "scopes", "scopes/grant"},
 	"internal/login":      {"broker", "internal/secret", "internal/strictjson"},
 	"internal/outbound":   {},
-	"internal/sample":     {"internal/secret"},
+	"internal/sample":     {"client", "internal/secret"},
 	"internal/secret":     {},
 	"internal/store":      {"broker", "internal/secret", "internal/strictjson"},
 	"internal/store/*":    {"broker", "internal/secret", "internal/store"},

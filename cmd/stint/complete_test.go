@@ -43,7 +43,6 @@ func TestShellsCompleteWhatIsAClosedList(t *testing.T) {
 		"formats":                          {[]string{"vend", "--format", ""}, "env json pgpass credential-process"},
 		"types of tokens":                  {[]string{"exchange", "--requested-token-type", ""}, "access_token jwt credential"},
 		"what a shell can ask for":         {[]string{"vend", "-c", file, "--resource", ""}, theTarget},
-		"ways of printing":                 {[]string{"version", "-o", ""}, "text json"},
 		"a configuration that is not here": {[]string{"explain", "-c", "/does/not/exist.yaml", "--client", ""}, ""},
 		"keys, where there are none yet":   {[]string{"keys", "revoke", "-c", file, ""}, ""},
 	} {

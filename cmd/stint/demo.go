@@ -67,7 +67,7 @@ type demo struct {
 	agent sample.Agent
 	// desktop asks Stint as the agent does, and thief as somebody who has the MCP
 	// server's secret.
-	desktop, thief *sample.Stint
+	desktop, thief *sample.Holder
 
 	aliceSignIn, aliceToken, carolToken, apiToken secret.String
 	login                                         secret.String // the database's, as it was lent
@@ -127,10 +127,10 @@ func perform(ctx context.Context, st *stage, box *sandbox, in demoOptions) error
 func (d *demo) cast() (err error) {
 	d.names[d.box.Stint], d.names[d.box.IdP], d.names[d.box.API] = "Stint", "identity provider", "API"
 	d.names[d.box.MCP], d.names["unix:"], d.names["postgres:"] = "MCP server", "Stint", "PostgreSQL"
-	if d.desktop, err = sample.NewStint(d.box.as("desktop", d.box.DesktopSecret, "agent")); err != nil {
+	if d.desktop, err = sample.NewHolder(d.box.as("desktop", d.box.DesktopSecret, "agent")); err != nil {
 		return err
 	}
-	d.thief, err = sample.NewStint(d.box.as("orders-mcp", d.box.MCPSecret, "intruder"))
+	d.thief, err = sample.NewHolder(d.box.as("orders-mcp", d.box.MCPSecret, "intruder"))
 	return err
 }
 

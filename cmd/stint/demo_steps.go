@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/stint-dev/stint/client"
 	"github.com/stint-dev/stint/internal/sample"
 	"github.com/stint-dev/stint/internal/secret"
 )
@@ -78,14 +79,15 @@ func (d *demo) signedIn(ctx context.Context, name string) (secret.String, *paylo
 
 // forMCP has the agent exchange a sign-in for a token for the MCP server.
 func (d *demo) forMCP(ctx context.Context, signIn secret.String, scope ...string) (secret.String, *payload, error) {
-	issued, err := d.desktop.Exchange(ctx, sample.ExchangeRequest{
-		Subject: signIn, Resource: d.box.MCP, Scope: scope, Why: "exchange the sign-in for a token for the MCP server",
-	})
+	cred, err := d.desktop.Exchange(ctx, client.Exchange{
+		Subject: client.NewSecret(signIn.Reveal()), Resources: []string{d.box.MCP}, Scopes: scope,
+	}, "exchange the sign-in for a token for the MCP server")
 	if err != nil {
 		return secret.String{}, nil, err
 	}
-	p, err := payloadOf(issued.Token)
-	return issued.Token, p, err
+	token := secret.New(cred.Token.Reveal())
+	p, err := payloadOf(token)
+	return token, p, err
 }
 
 func (d *demo) call(ctx context.Context, token secret.String, tool string, args map[string]any) (string, error) {
@@ -104,8 +106,9 @@ func (d *demo) api(ctx context.Context, token secret.String, method, who, why st
 
 // refused states that a request was refused in one way and no other.
 func (d *demo) refused(err error, status int, word, text string) {
-	r := (*sample.Refusal)(nil)
-	ok := errors.As(err, &r) && r.Status == status && (r.Code == word || word == "" || strings.Contains(r.Challenge, word))
+	r, asked := (*sample.Refusal)(nil), (*client.Refused)(nil)
+	ok := errors.As(err, &r) && r.Status == status && (r.Code == word || word == "" || strings.Contains(r.Challenge, word)) ||
+		errors.As(err, &asked) && asked.Status == status && asked.Code == word
 	d.that(ok, text, fmt.Sprintf("the answer is %v", err))
 }
 
@@ -175,7 +178,8 @@ func (d *demo) nothingWider(ctx context.Context) error {
 	err = d.api(ctx, d.aliceToken, http.MethodGet, "intruder", "show the API the token that is for the MCP server")
 	d.refused(err, http.StatusUnauthorized, "invalid_token", "The token for the MCP server opens nothing at the API.")
 	more := func(resource, scope, why string) error {
-		_, err := d.thief.Exchange(ctx, sample.ExchangeRequest{Subject: d.aliceToken, Resource: resource, Scope: []string{scope}, Why: why})
+		held := client.NewSecret(d.aliceToken.Reveal())
+		_, err := d.thief.Exchange(ctx, client.Exchange{Subject: held, Resources: []string{resource}, Scopes: []string{scope}}, why)
 		return err
 	}
 	err = more(d.box.API, sample.OrdersWrite, "ask for orders:write with a token for orders:read")

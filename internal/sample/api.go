@@ -3,6 +3,7 @@ package sample
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/stint-dev/stint/client"
 	"github.com/stint-dev/stint/internal/secret"
 )
 
@@ -54,7 +56,7 @@ type APIConfig struct {
 type API struct {
 	*server
 	resource string
-	stint    *Stint
+	stint    *asker
 	log      *slog.Logger
 
 	mu     sync.Mutex
@@ -67,28 +69,28 @@ func StartAPI(ctx context.Context, cfg APIConfig) (*API, error) {
 	if cfg.Stint.Server == "" {
 		cfg.Stint.Server = "api"
 	}
-	stint, err := NewStint(cfg.Stint)
-	if err != nil {
-		return nil, fmt.Errorf("api: %w", err)
-	}
 	l, err := listen(cfg.Listener)
 	if err != nil {
 		return nil, fmt.Errorf("api: %w", err)
 	}
-	a := &API{resource: cfg.Resource, stint: stint, log: orDiscard(cfg.Log), orders: slices.Clone(cfg.Orders)}
+	a := &API{resource: cfg.Resource, log: orDiscard(cfg.Log), orders: slices.Clone(cfg.Orders)}
 	if a.resource == "" {
 		a.resource = "http://" + l.Addr().String()
+	}
+	if a.stint, err = newAsker(cfg.Stint, a.resource); err != nil {
+		_ = l.Close()
+		return nil, fmt.Errorf("api: %w", err)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /orders", a.require(OrdersRead, a.list))
 	mux.Handle("POST /orders", a.require(OrdersWrite, a.add))
-	a.server = serve(ctx, l, mux, a.log, stint.Close)
+	a.server = serve(ctx, l, mux, a.log, a.stint.Close)
 	return a, nil
 }
 
 // require lets through who has a token for this API with a scope, and tells the
 // others what is wanted (RFC 6750 section 3).
-func (a *API) require(scope string, next func(http.ResponseWriter, *http.Request, *Introspection)) http.Handler {
+func (a *API) require(scope string, next func(http.ResponseWriter, *http.Request, *client.Token)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		token, ok := bearer(r)
@@ -96,30 +98,22 @@ func (a *API) require(scope string, next func(http.ResponseWriter, *http.Request
 			a.challenge(w, http.StatusUnauthorized) // no error: nothing was shown
 			return
 		}
-		i, err := a.stint.Introspect(r.Context(), token, false, "ask Stint about the token of "+r.Method+" "+r.URL.Path)
-		switch {
-		case err != nil:
-			a.unknown(w, r, err)
-			return
-		case !a.stint.forUs(i, a.resource):
-			a.challenge(w, http.StatusUnauthorized, "error", "invalid_token")
-			return
-		case !slices.Contains(i.Scope, scope):
+		t, err := a.stint.check(r.Context(), token, "ask Stint about the token of "+r.Method+" "+r.URL.Path)
+		if err == nil && !t.Has(scope) {
 			a.challenge(w, http.StatusForbidden, "error", "insufficient_scope", "scope", scope)
 			return
 		}
-		if i.Once { // this is the call that it is for: whoever comes second is refused
-			used, err := a.stint.Introspect(r.Context(), token, true, "use up the token, which is for one call")
-			switch {
-			case err != nil:
-				a.unknown(w, r, err)
-				return
-			case !used.Active:
-				a.challenge(w, http.StatusUnauthorized, "error", "invalid_token")
-				return
-			}
+		if err == nil && t.Once { // this is the call that it is for: whoever comes second is refused
+			t, err = a.stint.Verify(because(r.Context(), "use up the token, which is for one call"), token.Reveal())
 		}
-		next(w, r, i)
+		switch bad := (*client.InvalidToken)(nil); {
+		case errors.As(err, &bad):
+			a.challenge(w, http.StatusUnauthorized, "error", "invalid_token")
+		case err != nil:
+			a.unknown(w, r, err)
+		default:
+			next(w, r, t)
+		}
 	})
 }
 
@@ -163,7 +157,7 @@ type orderList struct {
 	Orders []Order `json:"orders"`
 }
 
-func (a *API) list(w http.ResponseWriter, _ *http.Request, _ *Introspection) {
+func (a *API) list(w http.ResponseWriter, _ *http.Request, _ *client.Token) {
 	a.mu.Lock()
 	out := orderList{append([]Order{}, a.orders...)}
 	a.mu.Unlock()
@@ -183,7 +177,7 @@ func (o newOrder) check() error {
 	return nil
 }
 
-func (a *API) add(w http.ResponseWriter, r *http.Request, i *Introspection) {
+func (a *API) add(w http.ResponseWriter, r *http.Request, t *client.Token) {
 	var in newOrder
 	body, err := io.ReadAll(r.Body) // bounded by the server
 	if err == nil {
@@ -206,7 +200,7 @@ func (a *API) add(w http.ResponseWriter, r *http.Request, i *Introspection) {
 	for _, o := range a.orders {
 		id = max(id, o.ID+1)
 	}
-	o := Order{ID: id, Item: in.Item, Quantity: in.Quantity, By: i.Subject, Through: i.Actors}
+	o := Order{ID: id, Item: in.Item, Quantity: in.Quantity, By: t.Subject, Through: t.Actors}
 	a.orders = append(a.orders, o)
 	writeJSON(w, http.StatusCreated, o)
 }

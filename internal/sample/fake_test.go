@@ -1,7 +1,11 @@
 package sample
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -25,6 +29,7 @@ type stintFake struct {
 	t   *testing.T
 	srv *httptest.Server
 
+	key     *ecdsa.PrivateKey
 	mu      sync.Mutex
 	clients map[string]fakeClient
 	tokens  map[string]*fakeToken
@@ -46,15 +51,22 @@ type fakeToken struct {
 	aud, sub, client string
 	scope, actors    []string
 	once, used, gone bool
+	// claims are changes to those that the token has.
+	claims map[string]any
 }
 
 func newStint(t *testing.T) *stintFake {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
 	f := &stintFake{
-		t: t, tokens: make(map[string]*fakeToken), asked: make(map[string][]url.Values),
+		t: t, key: key, tokens: make(map[string]*fakeToken), asked: make(map[string][]url.Values),
 		clients: make(map[string]fakeClient),
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/oauth-authorization-server", f.metadata)
+	mux.HandleFunc("GET /oauth2/jwks", f.jwks)
 	mux.HandleFunc("POST /oauth2/token", f.endpoint(f.exchange))
 	mux.HandleFunc("POST /oauth2/introspect", f.endpoint(f.introspect))
 	f.srv = httptest.NewServer(mux)
@@ -73,9 +85,59 @@ func (f *stintFake) config(id string) StintConfig {
 func (f *stintFake) issue(tok fakeToken) secret.String {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	raw := "fake." + rand.Text()
-	f.tokens[raw] = &tok
-	return secret.New(raw)
+	return secret.New(f.sign(&tok))
+}
+
+// sign makes a token as Stint does (RFC 9068), and remembers it.
+func (f *stintFake) sign(tok *fakeToken) string {
+	now := time.Now()
+	claims := map[string]any{
+		"iss": f.srv.URL, "sub": tok.sub, "aud": tok.aud, "client_id": tok.client, "jti": rand.Text(), "scope": strings.Join(tok.scope, " "),
+		"iat": now.Unix(), "exp": now.Add(5 * time.Minute).Unix(), "stint": map[string]any{"v": 1, "once": tok.once},
+	}
+	var act map[string]any
+	for _, a := range slices.Backward(tok.actors) {
+		next := map[string]any{"iss": f.srv.URL, "sub": a}
+		if act != nil {
+			next["act"] = act
+		}
+		act = next
+	}
+	if act != nil {
+		claims["act"] = act
+	}
+	for name, v := range tok.claims {
+		if claims[name] = v; v == nil {
+			delete(claims, name)
+		}
+	}
+	payload, err := json.Marshal(claims)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	b64 := base64.RawURLEncoding
+	text := b64.EncodeToString([]byte(`{"alg":"ES256","typ":"at+jwt","kid":"`+fakeKey+`"}`)) + "." + b64.EncodeToString(payload)
+	sum := sha256.Sum256([]byte(text))
+	r, s, err := ecdsa.Sign(rand.Reader, f.key, sum[:])
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	raw := text + "." + b64.EncodeToString(append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...))
+	f.tokens[raw] = tok
+	return raw
+}
+
+const fakeKey = "fake-key"
+
+func (f *stintFake) jwks(w http.ResponseWriter, _ *http.Request) {
+	point, err := f.key.PublicKey.Bytes()
+	if err != nil {
+		f.t.Error(err)
+	}
+	b64 := base64.RawURLEncoding.EncodeToString
+	writeJSON(w, http.StatusOK, map[string]any{"keys": []any{map[string]string{
+		"kty": "EC", "crv": "P-256", "kid": fakeKey, "alg": "ES256", "use": "sig", "x": b64(point[1:33]), "y": b64(point[33:]),
+	}}})
 }
 
 func (f *stintFake) set(change func(f *stintFake)) {
@@ -94,6 +156,7 @@ func (f *stintFake) forms(path string) []url.Values {
 func (f *stintFake) metadata(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]any{
 		"issuer": f.srv.URL, "token_endpoint": f.srv.URL + "/oauth2/token", "introspection_endpoint": f.srv.URL + "/oauth2/introspect",
+		"revocation_endpoint": f.srv.URL + "/oauth2/revoke", "jwks_uri": f.srv.URL + "/oauth2/jwks",
 	})
 }
 
@@ -184,7 +247,7 @@ func (f *stintFake) only(form url.Values, wanted ...string) bool {
 func (f *stintFake) exchange(id string, form url.Values) (map[string]any, *problem) {
 	c := f.clients[id]
 	bad := func(code string) (map[string]any, *problem) { return nil, &problem{http.StatusBadRequest, code} }
-	wanted := []string{"grant_type", "subject_token", "subject_token_type", "requested_token_type", "resource", "scope"}
+	wanted := []string{"grant_type", "subject_token", "subject_token_type", "resource", "scope"}
 	if form.Has("authorization_details") {
 		wanted = append(wanted, "authorization_details")
 	}
@@ -209,16 +272,15 @@ func (f *stintFake) exchange(id string, form url.Values) (map[string]any, *probl
 		}
 	}
 	tok.used = true // which is of interest if it is for one use
-	out := map[string]any{"issued_token_type": form.Get("requested_token_type"), "expires_in": 300, "scope": form.Get("scope")}
-	switch form.Get("requested_token_type") {
-	case "urn:ietf:params:oauth:token-type:access_token":
-		raw := "fake." + rand.Text()
-		f.tokens[raw] = &fakeToken{
+	out := map[string]any{"issued_token_type": "urn:ietf:params:oauth:token-type:access_token", "expires_in": 300, "scope": form.Get("scope")}
+	switch {
+	case !strings.HasPrefix(form.Get("resource"), "postgres:"):
+		out["access_token"], out["token_type"] = f.sign(&fakeToken{
 			aud: form.Get("resource"), sub: tok.sub, client: id, scope: scope, actors: append([]string{id}, tok.actors...),
 			once: tok.once || strings.Contains(form.Get("authorization_details"), `"once":true`),
-		}
-		out["access_token"], out["token_type"] = raw, "Bearer"
-	case "https://stint.dev/token-type/credential":
+		}), "Bearer"
+	default:
+		out["issued_token_type"] = "https://stint.dev/token-type/credential"
 		if f.login == nil {
 			return bad("invalid_target")
 		}
@@ -229,15 +291,13 @@ func (f *stintFake) exchange(id string, form url.Values) (map[string]any, *probl
 		out["access_token"], out["token_type"], out["credential"] = string(doc), "N_A", f.login
 		out["lease_id"], out["expires_at"] = "lease-1", time.Now().Add(5*time.Minute).UTC().Format(time.RFC3339)
 		delete(out, "scope") // as Stint may: it is what was asked for
-	default:
-		return bad("invalid_request")
 	}
 	return out, nil
 }
 
 // introspect is RFC 7662 section 2.1, with Stint's consume.
 func (f *stintFake) introspect(id string, form url.Values) (map[string]any, *problem) {
-	wanted := []string{"token", "token_type_hint"}
+	wanted := []string{"token"}
 	if form.Has("consume") {
 		wanted = append(wanted, "consume")
 	}
@@ -265,22 +325,11 @@ func (f *stintFake) introspect(id string, form url.Values) (map[string]any, *pro
 		tok.used = true
 	}
 	out := map[string]any{
-		"active": true, "iss": f.srv.URL, "sub": tok.sub, "aud": tok.aud, "client_id": tok.client, "jti": "1", "token_type": "Bearer",
+		"active": true, "iss": f.srv.URL, "sub": tok.sub, "aud": tok.aud, "client_id": tok.client, "token_type": "Bearer",
 		"scope": strings.Join(tok.scope, " "), "exp": time.Now().Add(5 * time.Minute).Unix(), "iat": time.Now().Unix(),
 	}
 	if tok.once {
 		out["once"] = true
-	}
-	var act map[string]any
-	for _, a := range slices.Backward(tok.actors) {
-		next := map[string]any{"iss": f.srv.URL, "sub": a}
-		if act != nil {
-			next["act"] = act
-		}
-		act = next
-	}
-	if act != nil {
-		out["act"] = act
 	}
 	return out, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"github.com/modelcontextprotocol/go-sdk/oauthex"
 
+	"github.com/stint-dev/stint/client"
 	"github.com/stint-dev/stint/internal/secret"
 )
 
@@ -54,7 +55,7 @@ type Database struct {
 type MCPServer struct {
 	*server
 	cfg   MCPConfig
-	stint *Stint
+	stint *asker
 	log   *slog.Logger
 }
 
@@ -74,10 +75,6 @@ func StartMCP(ctx context.Context, cfg MCPConfig) (*MCPServer, error) {
 	if cfg.Stint.Server == "" {
 		cfg.Stint.Server = "mcp"
 	}
-	stint, err := NewStint(cfg.Stint)
-	if err != nil {
-		return nil, fmt.Errorf("mcp server: %w", err)
-	}
 	l, err := listen(cfg.Listener)
 	if err != nil {
 		return nil, fmt.Errorf("mcp server: %w", err)
@@ -85,6 +82,11 @@ func StartMCP(ctx context.Context, cfg MCPConfig) (*MCPServer, error) {
 	base := "http://" + l.Addr().String()
 	if cfg.Resource == "" {
 		cfg.Resource = base + mcpPath
+	}
+	stint, err := newAsker(cfg.Stint, cfg.Resource)
+	if err != nil {
+		_ = l.Close()
+		return nil, fmt.Errorf("mcp server: %w", err)
 	}
 	s := &MCPServer{cfg: cfg, stint: stint, log: orDiscard(cfg.Log)}
 	s.server = serve(ctx, l, s.handler(base), s.log, stint.Close)
@@ -138,25 +140,25 @@ const heldToken = "token"
 
 var errUnchecked = errors.New("the token could not be checked; try again")
 
-// verify asks Stint about a token: it is an [auth.TokenVerifier]. What it returns
+// verify verifies a token and asks Stint whether it has been revoked: it is an
+// [auth.TokenVerifier]. What it returns
 // is shown to the caller. When Stint cannot say, that is not the token's fault,
 // and no 401: the SDK makes it a 500.
 func (s *MCPServer) verify(ctx context.Context, token string, r *http.Request) (*auth.TokenInfo, error) {
-	held := secret.New(token)
 	why := "ask Stint about the caller's token"
 	if method := r.Header.Get("Mcp-Method"); method != "" {
 		why += " (" + method + ")"
 	}
-	i, err := s.stint.Introspect(ctx, held, false, why)
-	if err != nil {
+	t, err := s.stint.check(ctx, secret.New(token), why)
+	switch bad := (*client.InvalidToken)(nil); {
+	case errors.As(err, &bad):
+		return nil, auth.ErrInvalidToken
+	case err != nil:
 		s.log.WarnContext(ctx, "token could not be checked", "error", err)
 		return nil, errUnchecked
 	}
-	if !s.stint.forUs(i, s.cfg.Resource) {
-		return nil, auth.ErrInvalidToken
-	}
 	return &auth.TokenInfo{
-		Scopes: i.Scope, Expiration: i.Expires, UserID: i.Subject,
-		Extra: map[string]any{heldToken: held},
+		Scopes: t.Scopes, Expiration: t.Expires, UserID: t.Subject,
+		Extra: map[string]any{heldToken: t},
 	}, nil
 }

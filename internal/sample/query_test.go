@@ -48,7 +48,7 @@ func TestAReportIsReadWithALoginThatWasLent(t *testing.T) {
 		t.Error("the password is in the report")
 	}
 	form := w.forms("/oauth2/token")[0]
-	if form.Get("resource") != warehouse || form.Get("scope") != ReportsRead || form.Get("requested_token_type") != typeCredential {
+	if form.Get("resource") != warehouse || form.Get("scope") != ReportsRead {
 		t.Errorf("asked was %v", form)
 	}
 	login := w.steps.find(t, "for a database login")

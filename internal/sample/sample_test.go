@@ -146,20 +146,6 @@ func TestWhatIsMissingIsSaid(t *testing.T) {
 	}
 }
 
-func TestMetadataOfSomebodyElseIsNotTaken(t *testing.T) {
-	f := newStint(t)
-	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.metadata(w, r) }))
-	defer other.Close()
-	s, err := NewStint(StintConfig{Issuer: other.URL, ClientID: "a", Secret: secret.New("b")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	if _, err := s.Introspect(t.Context(), secret.New("x"), false, "ask"); err == nil || !strings.Contains(err.Error(), "it says it is of") {
-		t.Errorf("the error is %v", err)
-	}
-}
-
 func TestAnAnswerThatIsTooLargeIsNone(t *testing.T) {
 	for size, ok := range map[int]bool{maxBody: true, maxBody + 1: false} {
 		if _, err := readBody(strings.NewReader(strings.Repeat("x", size))); (err == nil) != ok {

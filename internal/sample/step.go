@@ -52,7 +52,7 @@ func (t trace) step(s Step) {
 // secrets are the parameters and members that are not to be shown.
 var secrets = map[string]bool{
 	"access_token": true, "refresh_token": true, "id_token": true, "credential.password": true, "credential.url": true,
-	"password": true, "code": true, "code_verifier": true,
+	"password": true, "code": true, "code_verifier": true, "subject_token": true, "token": true,
 }
 
 // formFields lists the parameters of a form or query, in its order.

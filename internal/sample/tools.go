@@ -7,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/stint-dev/stint/client"
 	"github.com/stint-dev/stint/internal/secret"
 )
 
@@ -67,10 +67,7 @@ func (s *MCPServer) addOrder(ctx context.Context, req *mcp.CallToolRequest, in n
 func (s *MCPServer) callAPI(ctx context.Context, req *mcp.CallToolRequest, method string, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	issued, err := s.exchange(ctx, req, ExchangeRequest{
-		Resource: s.cfg.APIResource,
-		Why:      "exchange the caller's token for one for the API, and for this call",
-	})
+	cred, err := s.vend(ctx, req, s.cfg.APIResource, "exchange the caller's token for one for the API, and for this call")
 	if err != nil {
 		return err
 	}
@@ -81,7 +78,7 @@ func (s *MCPServer) callAPI(ctx context.Context, req *mcp.CallToolRequest, metho
 		}
 	}
 	answer, err := CallAPI(ctx, APICall{
-		API: s.cfg.API, Method: method, Token: issued.Token, Body: body,
+		API: s.cfg.API, Method: method, Token: secret.New(cred.Token.Reveal()), Body: body,
 		Server: s.cfg.Stint.Server, Why: "call the API", Trace: s.cfg.Stint.Trace,
 	})
 	if err != nil {
@@ -93,53 +90,39 @@ func (s *MCPServer) callAPI(ctx context.Context, req *mcp.CallToolRequest, metho
 	return nil
 }
 
-// details names the call to Stint (RFC 9396): which tool, with which arguments. What
-// is given for it is good for this call alone, the policy may look at the
-// arguments, and what changes something is good for one use.
-func details(req *mcp.CallToolRequest) (json.RawMessage, error) {
-	call := struct {
-		Type      string          `json:"type"`
-		Tool      string          `json:"tool"`
-		Arguments json.RawMessage `json:"arguments,omitempty"`
-		Once      bool            `json:"once,omitempty"`
-	}{"mcp_tool_call", req.Params.Name, req.Params.Arguments, req.Params.Name == toolAdd}
-	if string(call.Arguments) == "null" { // as some clients say that there are none
-		call.Arguments = nil
-	}
-	out, err := json.Marshal([]any{call})
-	if err != nil {
-		return nil, fmt.Errorf("the arguments are no JSON: %w", err)
-	}
-	return out, nil
-}
-
-// exchange asks Stint for what a tool call needs, with the scope of the tool and
-// no other.
-func (s *MCPServer) exchange(ctx context.Context, req *mcp.CallToolRequest, r ExchangeRequest) (*Issued, error) {
-	scope := toolScopes[req.Params.Name]
+// vend asks Stint for what a tool call needs, with the scope of the tool and no other.
+// Stint is told which tool is called, with which arguments: what it gives is good for
+// this call alone, the policy may look at the arguments, and what changes something is
+// good for one use.
+func (s *MCPServer) vend(ctx context.Context, req *mcp.CallToolRequest, resource, why string) (*client.Credential, error) {
+	tool := req.Params.Name
+	scope := toolScopes[tool]
 	if req.Extra == nil || req.Extra.TokenInfo == nil {
 		return nil, errors.New("the call has no token")
 	}
-	var err error
-	info := req.Extra.TokenInfo
-	if !slices.Contains(info.Scopes, scope) {
-		return nil, fmt.Errorf("the token is not good for %s: it needs the scope %s", req.Params.Name, scope)
-	}
 	// A token that is for one call is used up by this: whoever comes second is refused.
-	held, _ := info.Extra[heldToken].(secret.String)
-	r.Subject, r.Scope = held, []string{scope}
-	if r.Details, err = details(req); err != nil {
-		return nil, err
+	held, _ := req.Extra.TokenInfo.Extra[heldToken].(*client.Token)
+	if held == nil || !held.Has(scope) {
+		return nil, fmt.Errorf("the token is not good for %s: it needs the scope %s", tool, scope)
 	}
-	issued, err := s.stint.Exchange(ctx, r)
-	if refused := (*Refusal)(nil); errors.As(err, &refused) {
-		return nil, fmt.Errorf("stint refuses %s at %s: %w", scope, r.Resource, refused)
+	call := client.Call{Token: held, Resource: resource, Scopes: []string{scope}, Tool: tool, Once: tool == toolAdd}
+	if args := req.Params.Arguments; len(args) > 0 && string(args) != "null" { // as some clients say that there are none
+		call.Arguments = args
 	}
-	if err != nil {
-		s.log.WarnContext(ctx, "exchange failed", "error", err)
-		return nil, errors.New("nothing could be had for this call; try again")
+	cred, err := s.stint.vend(ctx, call, why)
+	refused, approval, link := (*client.Refused)(nil), (*client.NeedsApproval)(nil), (*client.NeedsLink)(nil)
+	switch {
+	case err == nil:
+		return cred, nil
+	case errors.As(err, &approval):
+		return nil, fmt.Errorf("a person has to approve this call: %s", approval.URL)
+	case errors.As(err, &link):
+		return nil, fmt.Errorf("an account has to be linked for this call: %s", link.URL)
+	case errors.As(err, &refused):
+		return nil, fmt.Errorf("stint refuses %s at %s: %w", scope, resource, refused)
 	}
-	return issued, nil
+	s.log.WarnContext(ctx, "nothing was vended", "error", err)
+	return nil, errors.New("nothing could be had for this call; try again")
 }
 
 // APICall is a call of the API.
@@ -210,17 +193,14 @@ type reportResult struct {
 func (s *MCPServer) report(ctx context.Context, req *mcp.CallToolRequest, _ nothing) (*mcp.CallToolResult, reportResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	issued, err := s.exchange(ctx, req, ExchangeRequest{
-		Resource: s.cfg.Database.Resource, Requested: typeCredential,
-		Why: "exchange the caller's token for a database login",
-	})
+	cred, err := s.vend(ctx, req, s.cfg.Database.Resource, "exchange the caller's token for a database login")
 	if err != nil {
 		return nil, reportResult{}, err
 	}
-	out, err := s.query(ctx, issued.Token)
+	out, err := s.query(ctx, secret.New(cred.Token.Reveal()))
 	if err != nil {
 		return nil, reportResult{}, fmt.Errorf("read the report: %w", err)
 	}
-	out.Expires = time.Now().Add(issued.ExpiresIn).UTC().Truncate(time.Second)
+	out.Expires = cred.Expires.UTC().Truncate(time.Second)
 	return nil, *out, nil
 }
