@@ -208,11 +208,17 @@ func TestInitRefusesWhatWouldNotBeAConfiguration(t *testing.T) {
 // serving runs a server on free ports until the test ends, and returns its address.
 func serving(t *testing.T, file string) (address string) {
 	t.Helper()
+	return servingAt(t, file, "127.0.0.1:0")
+}
+
+// servingAt is [serving] where clients expect it.
+func servingAt(t *testing.T, file, at string) (address string) {
+	t.Helper()
 	cfg, err := config.Load(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Listen.Address, cfg.Listen.Ops = "127.0.0.1:0", "127.0.0.1:0"
+	cfg.Listen.Address, cfg.Listen.Ops = at, "127.0.0.1:0"
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan string, 1), make(chan error, 1)
 	go func() {
