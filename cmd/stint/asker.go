@@ -23,9 +23,9 @@ import (
 
 const aboutAsking = `
 
-Tokens, secrets and keys are named and not written: file:/PATH, env:NAME, or - for
-standard input. What stands on a command line is seen by every user of the machine (ps),
-and kept by the shell's history.`
+Tokens, secrets and keys are named and not written: file:/PATH, env:NAME, or, where a
+server's configuration is, vault:PATH#FIELD; and - is standard input. What stands on a
+command line is seen by every user of the machine (ps), and kept by the shell's history.`
 
 // The variables that say what flags do not.
 const (
@@ -65,9 +65,9 @@ func (a *asker) flags(c *cobra.Command) {
 	f.StringVar(&a.keyID, "client-key-id", "", "the `kid` of that key")
 	f.BoolVar(&a.self, "self", false, "the client acts for itself (client_credentials)")
 	f.StringVar(&a.subject, "subject-token", "", "a `reference` to the token of whom it acts for; - reads standard input")
-	f.StringVar(&a.subjectType, "subject-token-type", "access_token", "what that is: `access_token`, id_token, jwt or a URI")
+	f.StringVar(&a.subjectType, "subject-token-type", "access_token", "its `type`: access_token, id_token, jwt or a URI")
 	f.StringVar(&a.actor, "actor-token", "", "a `reference` to the token of who is to act, if that is another than the client; - reads standard input")
-	f.StringVar(&a.actorType, "actor-token-type", "access_token", "what that is: `access_token`, id_token, jwt or a URI")
+	f.StringVar(&a.actorType, "actor-token-type", "access_token", "its `type`: access_token, id_token, jwt or a URI")
 	f.StringArrayVar(&a.resources, "resource", nil, "what is asked for, by its `URI` (repeatable)")
 	f.StringArrayVar(&a.audiences, "audience", nil, "what is asked for, by its `name`, such as a provider's (repeatable)")
 	f.StringVar(&a.scope, "scope", "", "the `scopes` that are asked for, separated by spaces")

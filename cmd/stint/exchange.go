@@ -39,7 +39,7 @@ something first, at the URL that is printed.`,
 		},
 	}
 	a.flags(c)
-	c.Flags().StringVar(&a.requestType, "requested-token-type", "", "what is wanted: `access_token`, jwt, credential or a URI; absent: whatever there is")
+	c.Flags().StringVar(&a.requestType, "requested-token-type", "", "the `type` that is wanted: access_token, jwt, credential or a URI; absent: whatever there is")
 	_ = c.RegisterFlagCompletionFunc("requested-token-type", cobra.FixedCompletions([]string{"access_token", "jwt", "credential"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }

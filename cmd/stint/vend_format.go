@@ -109,6 +109,23 @@ func (c *convention) fits(f map[string]secret.String) bool {
 	return !slices.ContainsFunc(c.needs, func(name string) bool { return f[name].Empty() })
 }
 
+// variables are those by which programs find a credential of the kind.
+func (c *convention) variables(got *client.Credential, f map[string]secret.String) (set []variable, drop []string) {
+	drop = slices.Clone(c.drop)
+	for _, s := range c.set {
+		i := slices.IndexFunc(s[1:], func(name string) bool { return !f[name].Empty() })
+		if i < 0 {
+			drop = append(drop, s[0]) // that of before goes with other keys
+			continue
+		}
+		set = append(set, variable{s[0], f[s[1+i]]})
+	}
+	if c.expires != "" {
+		set = append(set, variable{c.expires, secret.New(ends(got))})
+	}
+	return set, drop
+}
+
 // variables are those for a command: to be set, and to be taken out before.
 func variables(got *client.Credential, names []wanted) (set []variable, drop []string, err error) {
 	if got.Bearer {
@@ -118,26 +135,16 @@ func variables(got *client.Credential, names []wanted) (set []variable, drop []s
 	if err != nil {
 		return nil, nil, err
 	}
+	i := slices.IndexFunc(conventions, func(c convention) bool { return c.fits(f) })
 	if len(names) > 0 {
+		if i >= 0 {
+			drop = slices.Clone(conventions[i].drop)
+		}
 		set, err = namedVariables(got, f, names)
-		return set, nil, err
+		return set, drop, err
 	}
-	for _, c := range conventions {
-		if !c.fits(f) {
-			continue
-		}
-		drop = slices.Clone(c.drop)
-		for _, s := range c.set {
-			i := slices.IndexFunc(s[1:], func(name string) bool { return !f[name].Empty() })
-			if i < 0 {
-				drop = append(drop, s[0])
-				continue
-			}
-			set = append(set, variable{s[0], f[s[1+i]]})
-		}
-		if c.expires != "" {
-			set = append(set, variable{c.expires, secret.New(ends(got))})
-		}
+	if i >= 0 {
+		set, drop = conventions[i].variables(got, f)
 		return set, drop, nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(f)) {

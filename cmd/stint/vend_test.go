@@ -106,6 +106,14 @@ func TestVendRunsACommandWithALogin(t *testing.T) {
 		}
 		s.gone()
 	})
+	t.Run("and by a variable of another name", func(t *testing.T) {
+		cmd := s.vend(bin, salesOrders, "reports:read", "--env", "DATABASE_URL=url", "--", "sh", "-c", `psql -XAt "$DATABASE_URL" -c 'SELECT 1'; echo "${PGPASSWORD-none}"`)
+		cmd.Env = append(os.Environ(), "PGHOSTADDR=192.0.2.1", "PGCONNECT_TIMEOUT=2")
+		if out, said, code := built(t, cmd); code != 0 || out != "1\nnone\n" {
+			t.Errorf("%d: %q %s", code, out, said)
+		}
+		s.gone()
+	})
 	t.Run("its exit code is the command's, and the login goes all the same", func(t *testing.T) {
 		out, said, code := built(t, s.vend(bin, salesOrders, "reports:read", "psql", "-XAtc", "SELECT * FROM sales.salaries"))
 		if code != 1 || out != "" || !strings.Contains(said, "permission denied") || strings.Contains(said, "stint:") {
