@@ -118,7 +118,7 @@ func TestFormsAreOurs(t *testing.T) {
 	good := url.Values{"csrf": {hidden(t, page, "csrf")}}
 	foreign := url.Values{"csrf": {hidden(t, w.browse("GET", "/login", nil, session(theirs)), "csrf")}}
 	send := func(form url.Values, change func(*http.Request)) *answer {
-		req := must(http.NewRequest("POST", "http://"+w.public+"/login/end", strings.NewReader(form.Encode())))(t)
+		req := must(http.NewRequest(http.MethodPost, "http://"+w.public+"/login/end", strings.NewReader(form.Encode())))(t)
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		req.AddCookie(session(mine))
 		change(req)
@@ -252,7 +252,7 @@ func TestCommandLineSignsOut(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
 	token := w.signedIn("root")
-	req := must(http.NewRequest("POST", "http://"+w.public+"/login/end", nil))(t)
+	req := must(http.NewRequest(http.MethodPost, "http://"+w.public+"/login/end", nil))(t)
 	req.Header.Set("Authorization", "Bearer "+token)
 	if a := w.doRequest(w.http, req); a.status != http.StatusNoContent {
 		t.Fatalf("%d %s", a.status, a.body)

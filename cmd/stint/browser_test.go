@@ -30,8 +30,6 @@ const screenshots = "../../build/screenshots"
 type browser struct {
 	*testing.T
 	ctx context.Context
-	// refused are what the pages' own policies had the browser refuse.
-	refused []string
 }
 
 // newBrowser starts Chromium, or skips the test where there is none and none has to be.

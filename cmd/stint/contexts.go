@@ -54,7 +54,7 @@ func readContexts() (*contexts, error) {
 		dir = filepath.Join(base, "stint")
 	}
 	c := &contexts{path: filepath.Join(dir, "contexts.json"), Known: make(map[string]installation)}
-	info, err := os.Stat(c.path)
+	info, err := os.Stat(c.path) //nolint:gosec // the user's own environment says where
 	if errors.Is(err, fs.ErrNotExist) {
 		return c, nil
 	}
@@ -64,7 +64,7 @@ func readContexts() (*contexts, error) {
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, &exitError{exitRefused, fmt.Errorf("%s holds tokens, and others may read it: chmod 600 it", c.path)}
 	}
-	data, err := os.ReadFile(c.path)
+	data, err := os.ReadFile(c.path) //nolint:gosec // as above
 	if err == nil {
 		err = json.Unmarshal(data, c)
 	}

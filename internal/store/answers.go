@@ -61,7 +61,7 @@ func putAnswer(tx *bolt.Tx, key, data []byte, expires, now time.Time) error {
 }
 
 func sweepAnswers(tx *bolt.Tx, now time.Time) error {
-	return sweep(tx, bucketAnswered, now, swept, func(key []byte) error { return tx.Bucket(bucketAnswers).Delete(key) })
+	return sweep(tx, bucketAnswered, now, func(key []byte) error { return tx.Bucket(bucketAnswers).Delete(key) })
 }
 
 func (r *Redis) answer(name string) string { return r.key("answer:", digest(name)) }

@@ -287,13 +287,13 @@ func cutStamp(key []byte) (ns int64, rest []byte, ok bool) {
 	return int64(binary.BigEndian.Uint64(key)), key[8:], true
 }
 
-// sweep takes at most n entries out of a bucket whose keys are stamps that have
+// sweep takes some entries out of a bucket whose keys are stamps that have
 // come, earliest first, and calls forget with the rest of each key.
-func sweep(tx *bolt.Tx, bucket []byte, now time.Time, n int, forget func(rest []byte) error) error {
+func sweep(tx *bolt.Tx, bucket []byte, now time.Time, forget func(rest []byte) error) error {
 	b := tx.Bucket(bucket)
 	var old [][]byte
 	c := b.Cursor()
-	for k, _ := c.First(); k != nil && len(old) < n; k, _ = c.Next() {
+	for k, _ := c.First(); k != nil && len(old) < swept; k, _ = c.Next() {
 		if ns, _, ok := cutStamp(k); !ok || ns > nanos(now) {
 			break
 		}

@@ -78,7 +78,7 @@ func putLease(tx *bolt.Tx, l *broker.Lease, doc []byte, now time.Time) error {
 }
 
 func sweepLeases(tx *bolt.Tx, now time.Time) error {
-	return sweep(tx, bucketGone, now, swept, func(id []byte) error { return tx.Bucket(bucketLeases).Delete(id) })
+	return sweep(tx, bucketGone, now, func(id []byte) error { return tx.Bucket(bucketLeases).Delete(id) })
 }
 
 // Create implements [broker.Ledger].

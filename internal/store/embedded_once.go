@@ -52,7 +52,7 @@ func (e *Embedded) Use(ctx context.Context, purpose, id string, expires time.Tim
 }
 
 func sweepOnce(tx *bolt.Tx, now time.Time) error {
-	return sweep(tx, bucketOnceEnds, now, swept, func(key []byte) error { return tx.Bucket(bucketOnce).Delete(key) })
+	return sweep(tx, bucketOnceEnds, now, func(key []byte) error { return tx.Bucket(bucketOnce).Delete(key) })
 }
 
 // Note implements [broker.Sessions].
@@ -116,7 +116,7 @@ func dropSession(tx *bolt.Tx, key []byte, s broker.Session) error {
 }
 
 func sweepSessions(tx *bolt.Tx, now time.Time) error {
-	return sweep(tx, bucketEnds, now, swept, func(key []byte) error {
+	return sweep(tx, bucketEnds, now, func(key []byte) error {
 		s, err := decodeSession(tx.Bucket(bucketSessions).Get(key))
 		if err != nil { // damaged: no reason to stop whoever writes now
 			return tx.Bucket(bucketSessions).Delete(key)
