@@ -18,6 +18,7 @@ const module = "github.com/stint-dev/stint/"
 var allowed = map[string][]string{
 	"cmd/*":               {"*"},
 	"e2e/*":               {"*"},
+	"docs/*":              {"client"},
 	"internal/bench":      {"*"},
 	"api":                 {"api/adminapi", "broker", "scopes", "scopes/grant", "audit", "internal/secret", "internal/strictjson"},
 	"api/adminapi":        {},
@@ -60,7 +61,7 @@ var homes = map[string][]string{
 	"github.com/jackc/pgx/":                {"providers/postgres", "internal/sample", "cmd/stint"},
 	"golang.org/x/oauth2":                  {"internal/login"},
 	"github.com/zitadel/":                  {"internal/sample"},
-	"github.com/modelcontextprotocol/":     {"internal/sample"},
+	"github.com/modelcontextprotocol/":     {"internal/sample", "docs/mcp-servers/step0", "docs/mcp-servers/step1", "docs/mcp-servers/step2", "docs/mcp-servers/step3"},
 	"github.com/spf13/cobra":               {"cmd/stint"},
 	"go.opentelemetry.io/":                 {"cmd/stint"},
 	"golang.org/x/sys/":                    {"cmd/stint"},
