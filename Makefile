@@ -13,7 +13,7 @@ OAPI     := github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.8.2
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 .DEFAULT_GOAL := help
-.PHONY: build test generate lint fuzz bench cover e2e demo demo-postgres full help servers node clean
+.PHONY: build test test-users generate lint fuzz bench cover e2e demo demo-postgres full help servers node clean
 
 build: ## build bin/stint
 	@mkdir -p bin
@@ -39,6 +39,13 @@ lint: ## what the compiler does not see
 generate: ## what is made from openapi.yaml
 	$(GO) run $(OAPI) -config api/adminapi/oapi.yaml openapi.yaml
 
+test-users: build servers node ## what users meet, counted: build/reports/test-users.json
+	@./scripts/servers.sh chromium
+	STINT_REQUIRE_SERVERS=all $(GO) test -count 1 -timeout 10m -run TestAdminAnswersAndErrors ./api
+	STINT_REQUIRE_SERVERS=all $(GO) test -count 1 -timeout 15m -run "Guide|Browser|Examples" ./cmd/stint
+	STINT_REQUIRE_SERVERS=all $(GO) test -count 1 -timeout 30m -tags e2e -run "Readme|Rotations|Upgrade" ./e2e
+	$(GO) run ./scripts/report test-users readme examples admin-api mcp-servers upgrade rotation
+
 fuzz: ## every fuzz target for FUZZTIME each (default 20s)
 	@./scripts/fuzz.sh $(or $(FUZZTIME),20s)
 
@@ -58,7 +65,7 @@ demo-postgres: build ## the same with a database login that is vended; installs 
 	@./scripts/servers.sh postgresql
 	bin/stint demo --postgres require
 
-full: test e2e lint ## all that has to pass before a release: races, fuzzing, coverage
+full: test e2e lint test-users ## all that has to pass before a release: races, fuzzing, coverage
 	STINT_REQUIRE_SERVERS=1 $(GO) test -race -timeout 40m ./...
 	$(MAKE) fuzz cover
 

@@ -19,6 +19,7 @@ var allowed = map[string][]string{
 	"cmd/*":               {"*"},
 	"e2e/*":               {"*"},
 	"docs/*":              {"client"},
+	"scripts/*":           {},
 	"internal/bench":      {"*"},
 	"api":                 {"api/adminapi", "broker", "scopes", "scopes/grant", "audit", "internal/secret", "internal/strictjson"},
 	"api/adminapi":        {},

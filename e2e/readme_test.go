@@ -95,6 +95,8 @@ func TestTheReadmeWorksAsWritten(t *testing.T) {
 	if ran < 12 {
 		t.Errorf("only %d lines were run of %q", ran, lines)
 	}
+	all := len(lines) - len(byItself)
+	report(t, "readme", []row{{"lines of README.md run", float64(ran), "lines", float64(all), ran == all}})
 }
 
 func runLine(t *testing.T, dir string, env []string, line string) {

@@ -80,6 +80,7 @@ func TestExamplesWorkWithWhatInitWrites(t *testing.T) {
 	if ran < 25 {
 		t.Errorf("only %d examples were run", ran)
 	}
+	reportRows(t, "examples", []reportRow{{"examples of commands run", float64(ran), "examples", 25, ran >= 25}})
 }
 
 // runExample runs a command line with a token at its input. One that would go on is
