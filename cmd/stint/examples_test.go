@@ -39,6 +39,7 @@ var notDone = map[string]int{
 	"stint keys revoke":  exitRefused, // there is no such key
 	"stint audit show":   exitFailed,  // nor such an event
 	"stint check --live": exitFailed,  // idp.example cannot be reached
+	"stint doctor":       exitFailed,  // nor here
 	"stint recover":      exitRefused, // the server runs
 	"stint leases show":  exitRefused, // there is no such lease
 }

@@ -84,7 +84,7 @@ call, and takes it back when it has to.
 
 Try it:                 stint demo
 Keep it running:        stint dev
-Set up a server:        stint init, stint check, stint serve
+Set up a server:        stint init, stint check, stint serve, stint doctor
 Why, or why not:        stint explain
 Who holds what:         stint login, stint status, stint sessions, stint leases
 End it:                 stint revoke
@@ -123,7 +123,7 @@ what is needed; 4, a person has to do something first. stint vend ends as its co
 		return usage("%v; see %s --help", err, c.CommandPath())
 	})
 	root.AddCommand(
-		newServe(g), newCheck(g), newInit(g), newExplain(g), newRevoke(g), newAudit(g), newKeys(g), newClients(g),
+		newServe(g), newCheck(g), newDoctor(g), newInit(g), newExplain(g), newRevoke(g), newAudit(g), newKeys(g), newClients(g),
 		newStatus(g), newSessions(g), newLeases(g), newLogin(g), newLogout(g), newContext(g), newExchange(g), newVend(g),
 		newProviders(g), newPostgres(g), newRecover(g), newSchema(g), newDemo(g), newDev(g), newVersion(g),
 	)

@@ -130,6 +130,11 @@ func (c *Config) withAdmin(all []*scopes.Mapping) ([]*scopes.Mapping, error) {
 		}
 		return all, nil
 	}
+	for _, m := range all { // the issuer was changed, and this was forgotten
+		if r := m.Resource.Value; strings.HasSuffix(r, AdminPath) && r != c.AdminResource() && len(m.Scopes) == 0 {
+			return nil, scopes.Problems{{Pos: m.Resource.Pos, Text: fmt.Sprintf("resource: the admin API is %s", c.AdminResource())}}
+		}
+	}
 	place := c.Pos("admin", "administrators")
 	m := &scopes.Mapping{Pos: place, Resource: scopes.Text{Value: c.AdminResource(), Pos: place}}
 	if at >= 0 {

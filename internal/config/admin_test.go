@@ -84,6 +84,7 @@ func TestAdminMapping(t *testing.T) {
 		"rules":                 {rules, "", "", 2},
 		"scopes of one's own":   {rules + "scopes: {read: {access: read}}\n", "", "write rules alone", 0},
 		"a Cedar file":          {rules, "forbid(principal, action, resource);", "write rules alone", 0},
+		"of another issuer":     {strings.Replace(rules, "stint.example", "other.example", 1), "", "the admin API is https://stint.example/admin/v1", 0},
 		"tools":                 {rules + "tools: {x: {scopes: [read]}}\n", "", "write rules alone", 0},
 		"a rule for everything": {strings.Replace(rules, "[read]", "[administer]", 1), "", "", 2},
 	} {

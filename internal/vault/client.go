@@ -337,3 +337,30 @@ func (c *client) Close() error {
 	c.idle()
 	return nil
 }
+
+// Token is what Vault says of the token that Stint has there.
+type Token struct {
+	Policies []string
+	// Life is how long it lives, unless it is renewed; 0: for ever.
+	Life time.Duration
+}
+
+// LookUp asks Vault for the token of a store; nil if the store is no Vault.
+func LookUp(ctx context.Context, s Store) (*Token, error) {
+	c, ok := s.(*client)
+	if !ok {
+		return nil, nil
+	}
+	a, err := c.ask(ctx, c.timeout, request{method: http.MethodGet, path: lookupSelf})
+	if err != nil {
+		return nil, err
+	}
+	var data struct {
+		Policies []string `json:"policies"`
+		TTL      int64    `json:"ttl"`
+	}
+	if err := a.decode(&data); err != nil {
+		return nil, fmt.Errorf("look at the token for vault: %w", err)
+	}
+	return &Token{data.Policies, time.Duration(data.TTL) * time.Second}, nil
+}
