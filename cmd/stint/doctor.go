@@ -88,6 +88,9 @@ func tried(all []dependency) (out []finding) {
 		f := finding{About: d.Name, State: findingGood, Detail: d.Detail}
 		if d.State == stateMissing {
 			f.State = findingBad
+			if strings.HasPrefix(d.Name, "issuer ") || strings.HasPrefix(d.Name, "keys of ") {
+				f.Do = "let this machine reach it, or correct its address; network.ca is for authorities of one's own"
+			}
 		}
 		out = append(out, f)
 	}

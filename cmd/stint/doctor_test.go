@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -21,7 +22,7 @@ func examine(t *testing.T, file string) (found []string, code int) {
 		t.Fatalf("%d: %s", code, out)
 	}
 	for _, f := range all {
-		if f.State != findingGood && f.Do == "" && !strings.HasPrefix(f.About, "issuer ") && f.About != "store" {
+		if f.State != findingGood && f.Do == "" && f.About != "store" {
 			t.Errorf("%s: %s: and what to do?", f.About, f.Detail)
 		}
 		found = append(found, f.State+" "+f.About+": "+f.Detail)
@@ -128,5 +129,37 @@ func TestDoctorRefusesWhatTheCheckRefuses(t *testing.T) {
 	changeFile(t, file, "version: 1\n", "version: 2\n")
 	if out, code := stintCLI(t, "doctor", "--config", file); code != exitRefused || !strings.Contains(out, "stint.yaml:") {
 		t.Errorf("%d %s", code, out)
+	}
+}
+
+// Of Vault it says what Stint's token is good for.
+func TestDoctorLooksAtVault(t *testing.T) {
+	v := testbed.VaultIfCached(t)
+	dir := initialised(t, "--vault", v.Addr)
+	file, token := filepath.Join(dir, theConfig), filepath.Join(dir, "vault-token")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := regexp.MustCompile(`(?s)    auth:\n.*?secret_id: [^\n]*\n`).ReplaceAll(text, []byte("    auth: {method: token, token_file: "+token+"}\n"))
+	changed = regexp.MustCompile(`secret_hashes: \[[^\]]*\]`).ReplaceAll(changed, []byte(`secret_hashes: ["hmac-sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"]`))
+	for path, data := range map[string][]byte{file: changed, token: []byte(v.RootToken)} {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found, code := examine(t, file); code != exitFailed || !has(found, findingBad+" Vault", "root token") {
+		t.Errorf("a root token: %d\n%s", code, strings.Join(found, "\n"))
+	}
+	v.Call(t, "PUT", "sys/policies/acl/stint", map[string]any{"policy": `path "secret/*" { capabilities = ["create", "read", "update", "list"] }`})
+	v.Call(t, "PUT", "sys/policies/acl/more", map[string]any{"policy": `path "sys/*" { capabilities = ["read"] }`})
+	made := v.Call(t, "POST", "auth/token/create", map[string]any{"policies": []string{"stint", "more"}, "ttl": "1h"})
+	short, _ := made["auth"].(map[string]any)["client_token"].(string)
+	if err := os.WriteFile(token, []byte(short), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	found, _ := examine(t, file)
+	if !has(found, findingGood+" Vault", "stint") || !has(found, findingWarn+" Vault", "more as well") {
+		t.Errorf("a token that may do more:\n%s", strings.Join(found, "\n"))
 	}
 }
