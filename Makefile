@@ -29,7 +29,8 @@ e2e: build servers ## the built binary against real Vault, Redis and PostgreSQL,
 	STINT_REQUIRE_SERVERS=all $(GO) test -tags e2e -timeout 60m -count 1 -v ./e2e/... ./internal/vault/... ./providers/vault/...
 	STINT_REQUIRE_SERVERS=all $(GO) test -timeout 60m -count 1 -run "Vault|Browser" ./cmd/stint
 
-lint: ## what the compiler does not see
+lint: node ## what the compiler does not see
+	PATH="$(CURDIR)/interop/node_modules/.newer:$$PATH" REDOCLY_TELEMETRY=off interop/node_modules/.bin/redocly lint openapi.yaml
 	$(GO) run $(OAPI) -config api/adminapi/oapi.yaml -o build/adminapi.gen.go openapi.yaml
 	cmp build/adminapi.gen.go api/adminapi/adminapi.gen.go # make generate
 	$(GO) run $(GOLANGCI) run ./...
