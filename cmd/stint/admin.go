@@ -180,7 +180,31 @@ is shown as the index that the audit record has; --subject finds the sessions of
 	list.Flags().StringVar(&subject, "subject", "", "those of `ISSUER#SUB`")
 	list.Flags().StringVar(&client, "client", "", "those that a client has seen")
 	_ = list.RegisterFlagCompletionFunc("client", g.completed(clientsOf))
-	c.AddCommand(list, newEnd(g, "session"))
+	show := &cobra.Command{
+		Use: "show ID", Short: "Show a session, as each client has seen it",
+		Example: "  stint sessions show 3q2-7wAAAAAAAAAAAAAAAA",
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, args []string) error {
+			api, err := g.connect()
+			if err != nil {
+				return err
+			}
+			all, err := pages[adminapi.Session](c.Context(), api, "/sessions", url.Values{}, 0)
+			if err != nil {
+				return err
+			}
+			all = slices.DeleteFunc(all, func(s adminapi.Session) bool { return s.ID != args[0] })
+			if len(all) == 0 {
+				return &exitError{exitRefused, fmt.Errorf("there is no session %s that is not revoked; stint sessions list shows those there are", args[0])}
+			}
+			return g.print(c, all, func(p *printer) {
+				for _, s := range all {
+					showFields(p, s)
+				}
+			})
+		},
+	}
+	c.AddCommand(list, show, newEnd(g, "session"))
 	return c
 }
 
@@ -329,6 +353,34 @@ func newClients(g *globals) *cobra.Command {
 	return c
 }
 
+// newIssuers lists issuers, and turns them off and on.
+func newIssuers(g *globals) *cobra.Command {
+	c := &cobra.Command{Use: "issuers", Short: "List trusted issuers, and turn them off and on", Aliases: []string{"issuer"}, Args: cobra.NoArgs}
+	var l listing
+	list := &cobra.Command{
+		Use: "list", Short: "List the issuers of a running server", Args: cobra.NoArgs,
+		Example: "  stint issuers list\n  stint issuers list -o json | jq '.[].problem'",
+		RunE: func(c *cobra.Command, _ []string) error {
+			api, err := g.connect()
+			if err != nil {
+				return err
+			}
+			return g.show(c, l.watch, func(ctx context.Context) (any, func(*printer), error) {
+				all, err := pages[adminapi.Issuer](ctx, api, "/issuers", url.Values{}, l.limit)
+				return all, func(p *printer) {
+					p.row("ID", "ISSUER", "STATE", "ACCEPTED", "KEYS")
+					for _, i := range all {
+						p.row(i.ID, i.Issuer, stateOf(i.Disabled), strings.Join(i.Accept, ", "), cmp.Or(i.Problem, "good"))
+					}
+				}, err
+			})
+		},
+	}
+	l.flags(list)
+	c.AddCommand(list, newSwitch(g, "issuer", true), newSwitch(g, "issuer", false))
+	return c
+}
+
 func stateOf(disabled bool) string {
 	if disabled {
 		return "off"
@@ -336,33 +388,39 @@ func stateOf(disabled bool) string {
 	return "on"
 }
 
-// newSwitch turns a client off or on.
+// switched are examples of what can be turned off.
+var switched = map[string]string{"client": "notes-mcp", "issuer": "f4c1d2a90b3e5678"}
+
+// newSwitch turns a client or an issuer off or on.
 func newSwitch(g *globals, what string, off bool) *cobra.Command {
 	var reason string
 	c := &cobra.Command{
 		Use: "enable ID", Short: "Turn a " + what + " on again",
-		Long:    "Turns a client on again that was turned off. What it held then stays dead; replicas other\nthan the one that is asked follow within a minute.",
-		Example: "  stint clients enable notes-mcp",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: first(g.completed(clientsOf)),
+		Long:    "Turns it on again. What it held when it was turned off stays dead; replicas other than the\none that is asked follow within a minute.",
+		Example: "  stint " + what + "s enable " + switched[what],
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, args []string) error {
 			api, err := g.connect()
 			if err != nil {
 				return err
 			}
-			var out adminapi.Client
+			var out map[string]any // of a client, or of an issuer
 			in := adminapi.SwitchChange{Disabled: off, Reason: reason}
-			if err := api.call(c.Context(), http.MethodPatch, adminBase+"/clients/"+url.PathEscape(args[0]), in, &out); err != nil {
+			if err := api.call(c.Context(), http.MethodPatch, adminBase+"/"+what+"s/"+url.PathEscape(args[0]), in, &out); err != nil {
 				return err
 			}
-			return g.print(c, out, func(p *printer) { p.line("%s is %s", out.ID, stateOf(out.Disabled)) })
+			return g.print(c, out, func(p *printer) { p.line("%s is %s", args[0], stateOf(out["disabled"] == true)) })
 		},
 	}
 	if off {
 		c.Use, c.Short = "disable ID", "Turn a "+what+" off at once, and take back what it holds"
-		c.Long = `Turns a client off at every replica, whatever the configuration says, until it is turned
-on again: everything is refused to it, its tokens are dead, and its leases are ended
-upstream.`
-		c.Example = "  stint clients disable notes-mcp --reason \"its host was broken into\""
+		c.Long = `Turns it off at every replica, whatever the configuration says, until it is turned on
+again: everything is refused to it, its tokens and all that was made from them are dead,
+and leases are ended upstream.`
+		c.Example = "  stint " + what + "s disable " + switched[what] + " --reason \"broken into\""
+	}
+	if what == "client" {
+		c.ValidArgsFunction = first(g.completed(clientsOf))
 	}
 	c.Flags().StringVar(&reason, "reason", "", "why, for the record, which keeps it as it is: name no person")
 	return c

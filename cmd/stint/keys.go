@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,15 +24,7 @@ func newKeys(g *globals) *cobra.Command {
 		Use: "list", Short: "List the signing keys, oldest first", Args: cobra.NoArgs,
 		Example: "  stint keys list\n  stint keys list -o json | jq '.[].kid'",
 		RunE: func(c *cobra.Command, _ []string) error {
-			var keys []api.SigningKey
-			err := g.withKeys(c.Context(), func(l *adminAPI) error {
-				var got struct {
-					Items []api.SigningKey `json:"items"`
-				}
-				err := l.call(c.Context(), http.MethodGet, "/admin/v1/keys", nil, &got)
-				keys = got.Items
-				return err
-			}, func(r *token.Ring) error { keys = signingKeys(r.Keys()); return nil })
+			keys, err := g.signingKeys(c.Context())
 			if err != nil {
 				return err
 			}
@@ -44,6 +38,21 @@ func newKeys(g *globals) *cobra.Command {
 					p.row(k.ID, k.Algorithm, k.State, k.Active.Local().Format(time.DateTime), until)
 				}
 			})
+		},
+	})
+	c.AddCommand(&cobra.Command{
+		Use: "show KID", Short: "Show one signing key", Args: cobra.ExactArgs(1), ValidArgsFunction: first(g.completed(keysOf)),
+		Example: "  stint keys show NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs",
+		RunE: func(c *cobra.Command, args []string) error {
+			keys, err := g.signingKeys(c.Context())
+			if err != nil {
+				return err
+			}
+			at := slices.IndexFunc(keys, func(k api.SigningKey) bool { return k.ID == args[0] })
+			if at < 0 {
+				return &exitError{exitRefused, fmt.Errorf("there is no signing key %s; stint keys list shows those there are", args[0])}
+			}
+			return g.print(c, keys[at], func(p *printer) { showFields(p, keys[at]) })
 		},
 	})
 	var now, sealing bool
@@ -86,6 +95,19 @@ sealed, so that nothing is sealed again.`,
 	rotate.MarkFlagsMutuallyExclusive("now", "sealing")
 	c.AddCommand(rotate, newKeysRevoke(g))
 	return c
+}
+
+// signingKeys are those that the running server has, or else the secrets.
+func (g *globals) signingKeys(ctx context.Context) (keys []api.SigningKey, err error) {
+	err = g.withKeys(ctx, func(l *adminAPI) error {
+		var got struct {
+			Items []api.SigningKey `json:"items"`
+		}
+		err := l.call(ctx, http.MethodGet, "/admin/v1/keys", nil, &got)
+		keys = got.Items
+		return err
+	}, func(r *token.Ring) error { keys = signingKeys(r.Keys()); return nil })
+	return keys, err
 }
 
 // rotateSealing begins a new sealing key.
