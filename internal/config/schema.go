@@ -6,6 +6,9 @@ import (
 	"strings"
 )
 
+//go:generate go test . -run ^TestSchemasAreThoseOfTheTypes$ -update
+//go:generate go test . -run ^TestTheReferenceIsOfTheTypes$ -update
+
 //go:embed schema/config.json schema/mapping.json
 var schemas embed.FS
 
