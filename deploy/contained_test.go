@@ -3,6 +3,7 @@ package deploy_test
 import (
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net/http"
 	"os"
@@ -159,4 +160,33 @@ func ready(url string) error {
 		return fmt.Errorf("%d: %s", resp.StatusCode, body)
 	}
 	return nil
+}
+
+// built is the program as the image has it, once for all tests of this package.
+func built(t *testing.T) string {
+	t.Helper()
+	lookAtSources(t)
+	bin := filepath.Join(t.TempDir(), "stint")
+	cmd := exec.Command("go", "build", "-trimpath", "-tags=timetzdata", "-buildvcs=false", "-o", bin, "../cmd/stint")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return bin
+}
+
+// lookAtSources lets go test know what this test's outcome depends on: it would
+// repeat an old one, because the sources are opened by other programs alone.
+func lookAtSources(t *testing.T) {
+	t.Helper()
+	patterns := append(ignored(t), ".git")
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if rel, _ := filepath.Rel("..", path); err == nil && d.IsDir() && matches(patterns, rel) {
+			return filepath.SkipDir
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
