@@ -6,8 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -98,28 +96,6 @@ func (w *world) ask(token, method, path string, body any, headers ...string) (*a
 	}
 	a := w.doRequest(client, req)
 	return a, w.document().check(req, text, a)
-}
-
-// row is a figure of a report.
-type row struct {
-	Name   string  `json:"name"`
-	Value  float64 `json:"value"`
-	Unit   string  `json:"unit"`
-	Target float64 `json:"target"`
-	Met    bool    `json:"met"`
-}
-
-// report writes build/reports/NAME.json.
-func report(t testing.TB, name string, rows []row) {
-	t.Helper()
-	data := must(json.MarshalIndent(map[string]any{"rows": rows}, "", "  "))(t)
-	dir := filepath.Join("..", "build", "reports")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, name+".json"), data, 0o644); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // must2 is must for what comes with a cursor.

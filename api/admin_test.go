@@ -19,6 +19,7 @@ import (
 	"github.com/stint-dev/stint/audit"
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/secret"
+	"github.com/stint-dev/stint/internal/testbed"
 )
 
 // adminCall is one way to call an operation of the admin API.
@@ -109,10 +110,10 @@ func TestAdminAnswersAndErrors(t *testing.T) {
 	if documented < 100 || len(seen) != documented {
 		t.Errorf("%d answers are documented, %d were seen", documented, len(seen))
 	}
-	report(t, "admin-api", []row{
-		{"API operations covered", float64(len(w.adminCalls())), "operations", float64(len(api.AdminScopes)), len(w.adminCalls()) == len(api.AdminScopes)},
-		{"documented answers provoked", float64(len(seen)), "answers", float64(documented), len(seen) == documented},
-	})
+	testbed.Report(t, "admin-api",
+		testbed.Row{Name: "API operations covered", Value: float64(len(w.adminCalls())), Unit: "operations", Target: float64(len(api.AdminScopes)), Met: len(w.adminCalls()) == len(api.AdminScopes)},
+		testbed.Row{Name: "documented answers provoked", Value: float64(len(seen)), Unit: "answers", Target: float64(documented), Met: len(seen) == documented},
+	)
 }
 
 func successOf(c adminCall) int {

@@ -96,7 +96,7 @@ func TestTheReadmeWorksAsWritten(t *testing.T) {
 		t.Errorf("only %d lines were run of %q", ran, lines)
 	}
 	all := len(lines) - len(byItself)
-	report(t, "readme", []row{{"lines of README.md run", float64(ran), "lines", float64(all), ran == all}})
+	testbed.Report(t, "readme", testbed.Row{Name: "lines of README.md run", Value: float64(ran), Unit: "lines", Target: float64(all), Met: ran == all})
 }
 
 func runLine(t *testing.T, dir string, env []string, line string) {

@@ -10,13 +10,13 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/stint-dev/stint/internal/testbed"
 )
 
 // load are clients that go on asking while something is changed, at whichever replica
@@ -220,34 +220,9 @@ func TestRotationsRefuseNobody(t *testing.T) {
 	if rotated < 500 {
 		t.Errorf("only %d requests", rotated)
 	}
-	report(t, "rotation", []row{
-		{"requests refused during rotations", float64(len(l.refused)), "requests", 0, len(l.refused) == 0},
-		{"requests during rotations", float64(rotated), "requests", 500, rotated >= 500},
-		{"requests sent again because nobody listened", float64(l.again.Load()), "requests", 0, l.again.Load() == 0},
-	})
-}
-
-// row is a figure of a report.
-type row struct {
-	Name   string  `json:"name"`
-	Value  float64 `json:"value"`
-	Unit   string  `json:"unit"`
-	Target float64 `json:"target"`
-	Met    bool    `json:"met"`
-}
-
-// report writes build/reports/NAME.json.
-func report(t *testing.T, name string, rows []row) {
-	t.Helper()
-	data, err := json.MarshalIndent(map[string]any{"rows": rows}, "", "  ")
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := filepath.Join("..", "build", "reports")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, name+".json"), data, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testbed.Report(t, "rotation",
+		testbed.Row{Name: "requests refused during rotations", Value: float64(len(l.refused)), Unit: "requests", Target: 0, Met: len(l.refused) == 0},
+		testbed.Row{Name: "requests during rotations", Value: float64(rotated), Unit: "requests", Target: 500, Met: rotated >= 500},
+		testbed.Row{Name: "requests sent again because nobody listened", Value: float64(l.again.Load()), Unit: "requests", Target: 0, Met: l.again.Load() == 0},
+	)
 }

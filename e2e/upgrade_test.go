@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/stint-dev/stint/internal/testbed"
 )
 
 // previous builds the version before this one: the newest tag, or without one the commit
@@ -105,7 +107,7 @@ func TestUpgrade(t *testing.T) {
 		w.b = nil
 	}})
 	m.run(t, "files: before, then this, then before", func(t *testing.T) { sameFiles(t, one, before) })
-	report(t, "upgrade", []row{{"upgrade combinations passed", float64(len(m.passed)), "combinations", float64(m.all), len(m.passed) == m.all}})
+	testbed.Report(t, "upgrade", testbed.Row{Name: "upgrade combinations passed", Value: float64(len(m.passed)), Unit: "combinations", Target: float64(m.all), Met: len(m.passed) == m.all})
 }
 
 // eachOther makes tokens and leases at one replica and uses them at the other.

@@ -297,6 +297,11 @@ func (s *server) openBroker(ctx context.Context, tel *telemetry) error {
 	if err != nil {
 		return err
 	}
+	return s.openAPI(ctx, metrics, tel)
+}
+
+// openAPI puts the endpoints before the broker.
+func (s *server) openAPI(ctx context.Context, metrics *api.Metrics, tel *telemetry) error {
 	admin, err := s.admin(ctx)
 	if err != nil {
 		return err

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stint-dev/stint/internal/testbed"
 )
 
 // elsewhere are the commands whose examples need what is not here, and where they
@@ -85,7 +87,7 @@ func TestExamplesWorkWithWhatInitWrites(t *testing.T) {
 	if ran < 25 {
 		t.Errorf("only %d examples were run", ran)
 	}
-	reportRows(t, "examples", []reportRow{{"examples of commands run", float64(ran), "examples", 25, ran >= 25}})
+	testbed.Report(t, "examples", testbed.Row{Name: "examples of commands run", Value: float64(ran), Unit: "examples", Target: 25, Met: ran >= 25})
 }
 
 // runExample runs a command line with a token at its input. One that would go on is

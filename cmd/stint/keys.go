@@ -55,6 +55,11 @@ func newKeys(g *globals) *cobra.Command {
 			return g.print(c, keys[at], func(p *printer) { showFields(p, keys[at]) })
 		},
 	})
+	c.AddCommand(newKeysRotate(g), newKeysRevoke(g))
+	return c
+}
+
+func newKeysRotate(g *globals) *cobra.Command {
 	var now, sealing bool
 	rotate := &cobra.Command{
 		Use: "rotate", Short: "Add a signing key",
@@ -93,8 +98,7 @@ sealed, so that nothing is sealed again.`,
 	rotate.Flags().BoolVar(&now, "now", false, "sign with it at once")
 	rotate.Flags().BoolVar(&sealing, "sealing", false, "the key for what is sealed at rest, in place of a signing key")
 	rotate.MarkFlagsMutuallyExclusive("now", "sealing")
-	c.AddCommand(rotate, newKeysRevoke(g))
-	return c
+	return rotate
 }
 
 // signingKeys are those that the running server has, or else the secrets.

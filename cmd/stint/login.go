@@ -48,40 +48,7 @@ than the mapping of the admin API gives you.`,
   stint login --no-browser`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			known, err := readContexts()
-			if err != nil {
-				return err
-			}
-			in, err := g.whereTo(known, args)
-			if err != nil {
-				return err
-			}
-			if ca != "" {
-				if in.CA, err = filepath.Abs(ca); err != nil {
-					return err
-				}
-			}
-			open := browse
-			if noBrowser {
-				open = func(string) error { return nil }
-			}
-			if err := in.signIn(c.Context(), c.ErrOrStderr(), open); err != nil {
-				return err
-			}
-			u, err := url.Parse(in.Issuer)
-			if err != nil {
-				return err
-			}
-			name = cmp.Or(name, g.context, known.nameOf(in.Issuer), u.Host)
-			known.Known[name], known.Current = in, name
-			if err := known.write(); err != nil {
-				return err
-			}
-			shown := shownContext{name, true, in.Issuer, in.Scope, in.Expires, true}
-			return g.print(c, shown, func(p *printer) {
-				p.line("signed in to %s, as the context %s, until %s", in.Issuer, name, in.Expires.Local().Format(time.DateTime))
-				p.line("you may: %s", in.Scope)
-			})
+			return g.login(c, args, name, ca, !noBrowser)
 		},
 	}
 	c.Flags().StringVar(&name, "name", "", "what to call the context (default: its host)")
@@ -90,6 +57,44 @@ than the mapping of the admin API gives you.`,
 	_ = c.RegisterFlagCompletionFunc("name", completeContexts)
 	c.ValidArgsFunction = cobra.NoFileCompletions
 	return c
+}
+
+// login signs in to an installation, and keeps it as a context of this name.
+func (g *globals) login(c *cobra.Command, args []string, name, ca string, browser bool) error {
+	known, err := readContexts()
+	if err != nil {
+		return err
+	}
+	in, err := g.whereTo(known, args)
+	if err != nil {
+		return err
+	}
+	if ca != "" {
+		if in.CA, err = filepath.Abs(ca); err != nil {
+			return err
+		}
+	}
+	open := browse
+	if !browser {
+		open = func(string) error { return nil }
+	}
+	if err := in.signIn(c.Context(), c.ErrOrStderr(), open); err != nil {
+		return err
+	}
+	u, err := url.Parse(in.Issuer)
+	if err != nil {
+		return err
+	}
+	name = cmp.Or(name, g.context, known.nameOf(in.Issuer), u.Host)
+	known.Known[name], known.Current = in, name
+	if err := known.write(); err != nil {
+		return err
+	}
+	shown := shownContext{name, true, in.Issuer, in.Scope, in.Expires, true}
+	return g.print(c, shown, func(p *printer) {
+		p.line("signed in to %s, as the context %s, until %s", in.Issuer, name, in.Expires.Local().Format(time.DateTime))
+		p.line("you may: %s", in.Scope)
+	})
 }
 
 // nameOf returns what an installation is called already.

@@ -17,6 +17,7 @@ import (
 	"github.com/stint-dev/stint/client"
 	"github.com/stint-dev/stint/internal/sample"
 	"github.com/stint-dev/stint/internal/secret"
+	"github.com/stint-dev/stint/internal/testbed"
 )
 
 // guide is docs/mcp-servers.md, whose steps are programs beside it.
@@ -266,10 +267,10 @@ func checkGuide(t *testing.T) {
 	if shown < 6 || added > 60 {
 		t.Errorf("%d pieces of code are shown, %d lines are needed", shown, added)
 	}
-	reportRows(t, "mcp-servers", []reportRow{
-		{"lines of code that an MCP server needs for tokens, and a credential for each call", float64(linesBetween(steps[0], steps[2])), "lines", 30, linesBetween(steps[0], steps[2]) <= 30},
-		{"the same with one use, approvals and links", float64(added), "lines", 60, added <= 60},
-	})
+	testbed.Report(t, "mcp-servers",
+		testbed.Row{Name: "lines of code that an MCP server needs for tokens, and a credential for each call", Value: float64(linesBetween(steps[0], steps[2])), Unit: "lines", Target: 30, Met: linesBetween(steps[0], steps[2]) <= 30},
+		testbed.Row{Name: "the same with one use, approvals and links", Value: float64(added), Unit: "lines", Target: 60, Met: added <= 60},
+	)
 }
 
 func linesBetween(from, to map[string]bool) (n int) {
@@ -279,29 +280,4 @@ func linesBetween(from, to map[string]bool) (n int) {
 		}
 	}
 	return n
-}
-
-// reportRow is a figure of a report.
-type reportRow struct {
-	Name   string  `json:"name"`
-	Value  float64 `json:"value"`
-	Unit   string  `json:"unit"`
-	Target float64 `json:"target"`
-	Met    bool    `json:"met"`
-}
-
-// reportRows writes build/reports/NAME.json.
-func reportRows(t *testing.T, name string, rows []reportRow) {
-	t.Helper()
-	data, err := json.MarshalIndent(map[string]any{"rows": rows}, "", "  ")
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := filepath.Join("..", "..", "build", "reports")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, name+".json"), data, 0o644); err != nil {
-		t.Fatal(err)
-	}
 }
