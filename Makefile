@@ -72,7 +72,7 @@ full: test e2e lint test-users ## all that has to pass before a release: races, 
 	$(MAKE) fuzz cover
 
 servers: # what tests start, if it is not there
-	@./scripts/servers.sh redis-server postgresql nodejs curl
+	@./scripts/servers.sh redis-server postgresql nodejs curl systemd
 
 node: # the clients that others wrote
 	@./scripts/node.sh
