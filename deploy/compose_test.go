@@ -122,14 +122,22 @@ func compose(t *testing.T) *composed {
 			t.Fatal(err)
 		}
 	}
+	c.net = network(t)
+	return c
+}
+
+// network is a process in a network of its own, where every port is free.
+func network(t *testing.T) (pid int) {
+	t.Helper()
 	holder := exec.Command("sh", "-c", "ip link set lo up && echo up && exec sleep 600")
 	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	p := testbed.Start(t, holder, func() error { return nil })
-	for !strings.Contains(p.Output(), "up") {
-		time.Sleep(10 * time.Millisecond)
+	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(p.Output(), "up"); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("no network: %s", p.Output())
+		}
 	}
-	c.net = holder.Process.Pid
-	return c
+	return holder.Process.Pid
 }
 
 // command is a command inside a service.
