@@ -97,9 +97,7 @@ type composed struct {
 
 func compose(t *testing.T) *composed {
 	t.Helper()
-	if os.Getuid() != 0 {
-		testbed.Missing(t, "namespaces and the users of services need root")
-	}
+	needsRoot(t, "namespaces and the users of services need root")
 	c := &composed{t: t, dir: filepath.Join(t.TempDir(), "deploy"), volumes: make(map[string]string)}
 	vault := testbed.VaultIfCached(t) // it is started; the program is all that is wanted
 	vault.Stop()

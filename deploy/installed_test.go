@@ -41,9 +41,7 @@ func TestTheServiceIsInstalledAsWritten(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it starts three servers, and builds")
 	}
-	if os.Getuid() != 0 {
-		testbed.Missing(t, "an installation needs root")
-	}
+	needsRoot(t, "an installation needs root")
 	vault := testbed.VaultIfCached(t)
 	vault.Stop()
 	redis := testbed.Find(t, "apt-get install redis-server", "redis-server")
