@@ -29,27 +29,32 @@ func FromContext(ctx context.Context) *Token {
 // Protect lets through who shows a token for this server that has the scopes, and
 // puts it into the request's context. Others get 401 or 403 with a challenge that
 // says where to get one (RFC 6750 section 3, RFC 9728 section 5.1); 503 if it
-// cannot be known. A token for one call is used up.
+// cannot be known. A token for one call is used up, unless it lacks a scope.
 func (c *Client) Protect(next http.Handler, scopes ...string) http.Handler {
-	return c.protect(next, c.Verify, scopes)
+	return c.protect(next, c.useOnce, scopes)
 }
 
 // ProtectToVend is [Client.Protect] for handlers that hand every caller's token to
 // [Client.Vend], which uses up a token for one call: see [Client.VerifyToVend].
 func (c *Client) ProtectToVend(next http.Handler, scopes ...string) http.Handler {
-	return c.protect(next, c.VerifyToVend, scopes)
+	return c.protect(next, func(context.Context, *Token) error { return nil }, scopes)
 }
 
-func (c *Client) protect(next http.Handler, verify func(context.Context, string) (*Token, error), scopes []string) http.Handler {
+// protect lets through whose token is good; accept has the last word.
+func (c *Client) protect(next http.Handler, accept func(context.Context, *Token) error, scopes []string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		raw, ok := bearer(r)
 		if !ok {
 			c.Challenge(w, scopes, nil)
 			return
 		}
-		t, err := verify(r.Context(), raw)
-		if err == nil && !t.Has(scopes...) {
+		t, err := c.VerifyToVend(r.Context(), raw)
+		switch {
+		case err != nil:
+		case !t.Has(scopes...):
 			err = &InsufficientScope{scopes}
+		default:
+			err = accept(r.Context(), t)
 		}
 		if err != nil {
 			c.Challenge(w, scopes, err)

@@ -190,8 +190,11 @@ func (c *Client) Introspect(ctx context.Context, t *Token) error {
 	return c.introspect(ctx, t, url.Values{"token": {t.raw.Reveal()}})
 }
 
-// use uses up a token that is for one call.
-func (c *Client) use(ctx context.Context, t *Token) error {
+// useOnce uses up a token that is for one call; others stay as they are.
+func (c *Client) useOnce(ctx context.Context, t *Token) error {
+	if !t.Once {
+		return nil
+	}
 	return c.introspect(ctx, t, url.Values{"token": {t.raw.Reveal()}, "consume": {"true"}})
 }
 

@@ -56,10 +56,10 @@ func (t *Token) Has(scopes ...string) bool {
 // Errors: *[InvalidToken]; *[Unavailable] if it is not known.
 func (c *Client) Verify(ctx context.Context, raw string) (*Token, error) {
 	t, err := c.VerifyToVend(ctx, raw)
-	if err != nil || !t.Once {
-		return t, err
+	if err != nil {
+		return nil, err
 	}
-	if err := c.use(ctx, t); err != nil {
+	if err := c.useOnce(ctx, t); err != nil {
 		return nil, err
 	}
 	return t, nil

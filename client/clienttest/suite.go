@@ -234,11 +234,26 @@ func protected(t *testing.T, c *client.Client, w World) {
 		}
 	}
 	narrow := c.Protect(http.NotFoundHandler(), w.Scope, "no:such")
-	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", nil)
-	r.Header.Set("Authorization", "Bearer "+w.Token(t, false, w.Scope))
-	out := httptest.NewRecorder()
-	narrow.ServeHTTP(out, r)
+	show := func(h http.Handler, raw string) *httptest.ResponseRecorder {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", nil)
+		r.Header.Set("Authorization", "Bearer "+raw)
+		out := httptest.NewRecorder()
+		h.ServeHTTP(out, r)
+		return out
+	}
+	out := show(narrow, w.Token(t, false, w.Scope))
 	if got := out.Header().Get("WWW-Authenticate"); out.Code != 403 || !strings.Contains(got, `error="insufficient_scope"`) || !strings.Contains(got, `scope="`+w.Scope+` no:such"`) {
 		t.Errorf("without a scope: %d %s", out.Code, got)
+	}
+
+	// Who is refused for a scope keeps a token for one call; who is let in does not.
+	single, open := w.Token(t, true, w.Scope), c.Protect(http.NotFoundHandler(), w.Scope)
+	for i, step := range []struct {
+		at   http.Handler
+		want int
+	}{{narrow, 403}, {open, 404}, {open, 401}} {
+		if out := show(step.at, single); out.Code != step.want {
+			t.Errorf("request %d with a token for one call: %d, want %d", i+1, out.Code, step.want)
+		}
 	}
 }
