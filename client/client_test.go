@@ -1,9 +1,11 @@
 package client_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -148,6 +150,62 @@ func TestConfigurationsThatCannotBeRight(t *testing.T) {
 		if _, err := client.New(cfg); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+// bending changes what comes from the token endpoint.
+type bending func(map[string]any)
+
+func (b bending) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil || r.URL.Path != "/oauth2/token" {
+		return resp, err
+	}
+	var body map[string]any
+	err = json.NewDecoder(resp.Body).Decode(&body)
+	_ = resp.Body.Close()
+	b(body)
+	text, _ := json.Marshal(body)
+	resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(text)), int64(len(text))
+	return resp, err
+}
+
+// What is given is not good for more than was asked for.
+func TestAnswersThatAreNotTaken(t *testing.T) {
+	b := broker(t)
+	for name, tc := range map[string]struct {
+		member string
+		value  any
+		taken  bool
+	}{
+		"what was asked for":        {"scope", "orders:read", true},
+		"less of it":                {"scope", "", true},
+		"no word of it":             {"scope", nil, true},
+		"more of it":                {"scope", "orders:read orders:write", false},
+		"something else":            {"scope", "orders:write", false},
+		"no token":                  {"access_token", "", false},
+		"neither token nor login":   {"token_type", "N_A", false},
+		"a token that has expired":  {"expires_in", 0, false},
+		"one that never ends":       {"expires_in", nil, false},
+		"a lifetime that is a text": {"expires_in", "300", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := new(t, b, func(cfg *client.Config) {
+				cfg.HTTP = &http.Client{Transport: bending(func(body map[string]any) {
+					if body[tc.member] = tc.value; tc.value == nil {
+						delete(body, tc.member)
+					}
+				})}
+			})
+			tok, err := c.Verify(t.Context(), b.Token(clienttest.TokenOptions{}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = c.Vend(t.Context(), client.Call{Token: tok, Resource: api, Scopes: []string{"orders:read"}})
+			if down := (*client.Unavailable)(nil); tc.taken != (err == nil) || err != nil && !errors.As(err, &down) {
+				t.Errorf("the error is %v", err)
+			}
+		})
 	}
 }
 

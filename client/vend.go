@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 )
@@ -102,6 +103,9 @@ func (c *Client) obtain(ctx context.Context, form url.Values, what string, asked
 	}
 	if in.Scope != nil { // absent: it is what was asked for (RFC 8693 section 2.2.1)
 		out.Scopes = strings.Fields(*in.Scope)
+	}
+	if len(asked) > 0 && slices.ContainsFunc(out.Scopes, func(s string) bool { return !slices.Contains(asked, s) }) {
+		return nil, fmt.Errorf("credential for %s: %w", what, &Unavailable{Err: fmt.Errorf("the answer is good for %q, and %q were asked for", out.Scopes, asked)})
 	}
 	if in.Token == "" || in.ExpiresIn <= 0 || !out.Bearer && in.Type != CredentialType {
 		return nil, fmt.Errorf("credential for %s: %w", what, &Unavailable{Err: fmt.Errorf("the answer is a %q of type %q", in.TokenType, in.Type)})
