@@ -32,10 +32,10 @@ type Call struct {
 	// for Tool.
 	Scopes []string
 	// Tool is the tool that is being called, and Arguments what it was called with: a
-	// JSON object. The mapping may narrow by both; Stint keeps a digest.
+	// JSON object, or nil. The mapping may narrow by both; Stint keeps a digest.
 	Tool      string
 	Arguments any
-	// Once asks for a token that is good for one use.
+	// Once asks for a token that is good for one use, in a call of Tool.
 	Once bool
 	// Details are further authorization_details (RFC 9396), each a JSON object.
 	Details []json.RawMessage
@@ -137,15 +137,9 @@ func (call *Call) form(ctx context.Context) (url.Values, error) {
 	}
 	details := call.Details
 	if call.Tool != "" || call.Once {
-		d := struct {
-			Type      string `json:"type"`
-			Tool      string `json:"tool,omitempty"`
-			Arguments any    `json:"arguments,omitempty"`
-			Once      bool   `json:"once,omitempty"`
-		}{"mcp_tool_call", call.Tool, call.Arguments, call.Once}
-		one, err := json.Marshal(d)
+		one, err := call.detail()
 		if err != nil {
-			return nil, fmt.Errorf("client: Call.Arguments: %w", err)
+			return nil, err
 		}
 		details = append([]json.RawMessage{one}, details...)
 	}
@@ -157,6 +151,26 @@ func (call *Call) form(ctx context.Context) (url.Values, error) {
 		form.Set("authorization_details", string(all))
 	}
 	return form, nil
+}
+
+// detail names the tool call (RFC 9396 section 2).
+func (call *Call) detail() (json.RawMessage, error) {
+	if call.Tool == "" {
+		return nil, errors.New("client: Call.Once is for a call of Call.Tool, which is empty")
+	}
+	arguments, err := json.Marshal(call.Arguments)
+	if err != nil {
+		return nil, fmt.Errorf("client: Call.Arguments: %w", err)
+	}
+	if string(arguments) == "null" { // as some callers say that there are none
+		arguments = nil
+	}
+	return json.Marshal(struct {
+		Type      string          `json:"type"`
+		Tool      string          `json:"tool"`
+		Arguments json.RawMessage `json:"arguments,omitempty"`
+		Once      bool            `json:"once,omitempty"`
+	}{"mcp_tool_call", call.Tool, arguments, call.Once})
 }
 
 // Decode reads a credential that is no access token, such as a database login.

@@ -78,6 +78,7 @@ func Run(t *testing.T, w World) {
 	t.Run("a credential is vended for one call", func(t *testing.T) {
 		for name, call := range map[string]client.Call{
 			"by scope": {Resource: w.API, Scopes: []string{w.Read}}, "by tool": {Resource: w.API, Tool: w.Tool, Arguments: map[string]any{"id": "7"}},
+			"by tool, with no arguments": {Resource: w.API, Tool: w.Tool, Arguments: json.RawMessage(nil)},
 		} {
 			call.Token = verified(t)
 			cred, err := c.Vend(ctx, call)
@@ -155,10 +156,20 @@ func exchanged(t *testing.T, c *client.Client, w World) {
 	if cred, err = c.Exchange(ctx, x); err != nil || len(cred.Scopes) != 1 || cred.Scopes[0] != w.Read {
 		t.Errorf("by tool: %+v, %v", cred, err)
 	}
+	for name, text := range map[string]string{
+		"no array": `7`, "no tool": `[{"type":"mcp_tool_call","once":true}]`, "another type": `[{"type":"other","tool":"` + w.Tool + `"}]`,
+		"arguments that are null": `[{"type":"mcp_tool_call","tool":"` + w.Tool + `","arguments":null}]`,
+	} {
+		changed := x
+		changed.Details, changed.Scopes = json.RawMessage(text), []string{w.Read}
+		_, err := c.Exchange(ctx, changed)
+		if r := (*client.Refused)(nil); !errors.As(err, &r) || r.Code != "invalid_authorization_details" {
+			t.Errorf("details with %s: %v", name, err)
+		}
+	}
 	for want, change := range map[string]func(*client.Exchange){
-		"invalid_request":               func(x *client.Exchange) { x.SubjectType = "urn:example:none" },
-		"invalid_target":                func(x *client.Exchange) { x.Resources = append(x.Resources, "https://nobody.example/") },
-		"invalid_authorization_details": func(x *client.Exchange) { x.Details = json.RawMessage(`7`) },
+		"invalid_request": func(x *client.Exchange) { x.SubjectType = "urn:example:none" },
+		"invalid_target":  func(x *client.Exchange) { x.Resources = append(x.Resources, "https://nobody.example/") },
 	} {
 		changed := x
 		changed.Resources = []string{w.API}

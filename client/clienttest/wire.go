@@ -222,8 +222,11 @@ func (b *Broker) details(form url.Values, resource string) (Call, answer) {
 		if d.Type != "mcp_tool_call" {
 			return call, refuse("invalid_authorization_details", "the type is unknown")
 		}
+		if len(d.Arguments) > 0 && d.Arguments[0] != '{' {
+			return call, refuse("invalid_authorization_details", "arguments are no object")
+		}
 		scopes, ok := b.cfg.Tools[resource][d.Tool]
-		if d.Tool != "" && !ok {
+		if !ok {
 			return call, refuse("invalid_authorization_details", "the tool is unknown")
 		}
 		call.Tool, call.Arguments, call.Once = d.Tool, d.Arguments, d.Once
