@@ -105,10 +105,7 @@ func (s *MCPServer) vend(ctx context.Context, req *mcp.CallToolRequest, resource
 	if held == nil || !held.Has(scope) {
 		return nil, fmt.Errorf("the token is not good for %s: it needs the scope %s", tool, scope)
 	}
-	call := client.Call{Token: held, Resource: resource, Scopes: []string{scope}, Tool: tool, Once: tool == toolAdd}
-	if args := req.Params.Arguments; len(args) > 0 && string(args) != "null" { // as some clients say that there are none
-		call.Arguments = args
-	}
+	call := client.Call{Token: held, Resource: resource, Scopes: []string{scope}, Tool: tool, Arguments: req.Params.Arguments, Once: tool == toolAdd}
 	cred, err := s.stint.vend(ctx, call, why)
 	refused, approval, link := (*client.Refused)(nil), (*client.NeedsApproval)(nil), (*client.NeedsLink)(nil)
 	switch {
