@@ -22,7 +22,7 @@ const keys = createRemoteJWKSet(new URL(stint.serverMetadata().jwks_uri))
 async function verifyAccessToken(token) {
   try {
     const { payload } = await jwtVerify(token, keys, { issuer: STINT, audience: RESOURCE, typ: 'at+jwt', algorithms: ['ES256', 'EdDSA'] })
-    return { token, clientId: payload.client_id, scopes: payload.scope.split(' '), expiresAt: payload.exp }
+    return { token, clientId: payload.client_id, scopes: (payload.scope ?? '').split(' '), expiresAt: payload.exp }
   } catch (e) {
     if (e.code?.startsWith('ERR_JW')) throw new InvalidTokenError('the token is not good here')
     throw e // the keys could not be had: that is not the token's fault
@@ -42,8 +42,11 @@ async function vend(extra, tool, args, scope, once) {
     })
     return answer.access_token
   } catch (e) {
-    if (e.error === 'interaction_required') throw new Error(`a person has to do something first: ${e.cause?.url ?? e.error_description}`)
-    throw new Error(`nothing could be had for this call: ${e.error ?? e.message}`)
+    const { interaction, url } = e.cause ?? {}
+    if (interaction === 'link') throw new Error(`link your account first: ${url}`)
+    if (interaction) throw new Error(`somebody has to approve this first: ${url ?? e.error_description}`)
+    if (e.error && e.status < 500 && e.status !== 429) throw new Error(`refused: ${e.error}: ${e.error_description}`)
+    throw new Error('not now; try again in a moment')
   }
 }
 
