@@ -21,6 +21,8 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/stint-dev/stint/api/adminapi"
+
+	"github.com/stint-dev/stint/internal/sample"
 )
 
 // screenshots is where the pages are kept as pictures.
@@ -334,9 +336,12 @@ func TestLoginRefusesWhereItIsInClear(t *testing.T) {
 }
 
 // inSandbox starts a sandbox for the time of a test.
-func inSandbox(t *testing.T) *sandbox {
+func inSandbox(t *testing.T) *sandbox { return tracedSandbox(t, nil) }
+
+// tracedSandbox is one that says what goes over the wire.
+func tracedSandbox(t *testing.T, trace func(sample.Step)) *sandbox {
 	t.Helper()
-	box, err := openSandbox(t.Context(), sandboxOptions{Dir: filepath.Join(place(t), "box"), Postgres: postgresOff})
+	box, err := openSandbox(t.Context(), sandboxOptions{Dir: filepath.Join(place(t), "box"), Postgres: postgresOff, Trace: trace})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,7 +38,7 @@ func main() {
 		log.Fatal(err)
 	}
 	http.Handle(stint.MetadataPath(), stint.Metadata("Orders", "orders:read", "orders:write"))
-	http.Handle("/mcp", stint.ProtectToVend(protocol))
+	http.Handle("/mcp", stint.Protect(protocol))
 	log.Fatal(http.ListenAndServe(os.Getenv("LISTEN"), nil)) //nolint:gosec // without time limits, to be short
 }
 
