@@ -64,7 +64,11 @@ func (w *world) browse(method, path string, form url.Values, cookies ...*http.Co
 	for _, c := range cookies {
 		req.AddCookie(c)
 	}
-	return w.doRequest(w.http, req)
+	a := w.doRequest(w.http, req)
+	if err := w.document().check(req, []byte(form.Encode()), a); err != nil {
+		w.Errorf("%s %s: against openapi.yaml: %v", method, path, err)
+	}
+	return a
 }
 
 // ask asks the admin API: with a token the public listener, without one the socket.

@@ -149,11 +149,19 @@ func (s *Server) said(c echo.Context, status int, title, text string) error {
 	return s.page(c, status, "said", view{Title: title, Text: text, Request: requestID(c)})
 }
 
+// isPage reports whether a request is for a page, and not of a program.
+func isPage(c echo.Context) bool {
+	return strings.Contains(c.Path(), "/login") && !strings.HasSuffix(c.Path(), "/login/token") && c.Request().Header.Get("Authorization") == ""
+}
+
 // refusedPage says on a page what an error says, and logs it.
 func (s *Server) refusedPage(c echo.Context, title string, err error) error {
 	p := toProblem(adminEndpoint, err)
 	s.logRefusal(c, p, err)
 	s.cfg.Metrics.refused(c.Path(), p.Error)
+	if p.retryAfter > 0 {
+		c.Response().Header().Set("Retry-After", strconv.Itoa(int(p.retryAfter.Seconds()+0.999)))
+	}
 	text := p.Description
 	if text == "" {
 		text = "Something went wrong here."

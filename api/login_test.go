@@ -122,7 +122,11 @@ func TestFormsAreOurs(t *testing.T) {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		req.AddCookie(session(mine))
 		change(req)
-		return w.doRequest(w.http, req)
+		a := w.doRequest(w.http, req)
+		if err := w.document().check(req, []byte(form.Encode()), a); err != nil {
+			t.Error(err)
+		}
+		return a
 	}
 	for what, a := range map[string]*answer{
 		"without the token":          send(url.Values{"a": {"b"}}, func(*http.Request) {}),
@@ -156,8 +160,7 @@ func TestCommandLineSignsIn(t *testing.T) {
 	w := newWorld(t, options{})
 	browser := w.signedIn("root")
 	verifier := strings.Repeat("v", 43)
-	sum := sha256.Sum256([]byte(verifier))
-	challenge := base64.RawURLEncoding.EncodeToString(sum[:])
+	challenge := challengeOf(verifier)
 	query := url.Values{"port": {"4711"}, "code_challenge": {challenge}, "state": {strings.Repeat("s", 22)}}
 	page := w.browse("GET", "/login/cli?"+query.Encode(), nil, session(browser))
 	if page.status != 200 || !strings.Contains(string(page.body), api.HandoverCode(challenge)) {
@@ -254,10 +257,16 @@ func TestCommandLineSignsOut(t *testing.T) {
 	token := w.signedIn("root")
 	req := must(http.NewRequest(http.MethodPost, "http://"+w.public+"/login/end", nil))(t)
 	req.Header.Set("Authorization", "Bearer "+token)
-	if a := w.doRequest(w.http, req); a.status != http.StatusNoContent {
-		t.Fatalf("%d %s", a.status, a.body)
+	for _, want := range []int{http.StatusNoContent, http.StatusUnauthorized} {
+		a := w.doRequest(w.http, req)
+		if err := w.document().check(req, nil, a); a.status != want || err != nil {
+			t.Errorf("%d %s, want %d: %v", a.status, a.body, want, err)
+		}
 	}
-	if a := w.doRequest(w.http, req); a.status != http.StatusUnauthorized {
-		t.Errorf("again: %d %s", a.status, a.body)
-	}
+}
+
+// challengeOf is the S256 of a verifier (RFC 7636 section 4.2).
+func challengeOf(verifier string) string {
+	sum := sha256.Sum256([]byte(verifier))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
 }

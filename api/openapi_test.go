@@ -3,11 +3,14 @@ package api_test
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +32,40 @@ var registerDecoders = sync.OnceFunc(func() {
 	openapi3filter.RegisterBodyDecoder("application/jwk-set+json", openapi3filter.JSONBodyDecoder)
 	openapi3filter.RegisterBodyDecoder("text/html", openapi3filter.PlainBodyDecoder)
 })
+
+// answered are the answers that were held against the document, by any test.
+var answered sync.Map
+
+// Every answer that the document has is one that some test has had, if all were run.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code := m.Run()
+	if code == 0 && flag.Lookup("test.run").Value.String() == "" && flag.Lookup("test.fuzz").Value.String() == "" {
+		if missing := unanswered(); len(missing) > 0 {
+			fmt.Fprintf(os.Stderr, "openapi.yaml has answers that no test has provoked:\n%s\n", strings.Join(missing, "\n"))
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+func unanswered() (missing []string) {
+	doc, err := openapi3.NewLoader().LoadFromFile("../openapi.yaml")
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, item := range doc.Paths.Map() {
+		for _, op := range item.Operations() {
+			for status := range op.Responses.Map() {
+				if _, ok := answered.Load(op.OperationID + " " + status); !ok {
+					missing = append(missing, op.OperationID+" "+status)
+				}
+			}
+		}
+	}
+	slices.Sort(missing)
+	return missing
+}
 
 // document returns openapi.yaml, read once.
 func (w *world) document() *document {
@@ -69,10 +106,13 @@ func (d *document) check(sent *http.Request, body []byte, a *answer) error {
 	if req.Method == http.MethodHead { // what GET has, without a body
 		req.Method = http.MethodGet
 	}
+	route, params, err := d.router.FindRoute(req)
+	if err == nil {
+		answered.Store(route.Operation.OperationID+" "+strconv.Itoa(a.status), true)
+	}
 	if a.status == http.StatusNotFound { // each listener has its part of the paths
 		return nil
 	}
-	route, params, err := d.router.FindRoute(req)
 	if err != nil {
 		if a.status == http.StatusMethodNotAllowed || req.Method == http.MethodOptions {
 			return nil

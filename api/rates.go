@@ -84,14 +84,18 @@ func (s *Server) limited(next echo.HandlerFunc) echo.HandlerFunc {
 		if counts != "" {
 			slots = s.revoking
 		}
+		refuse := s.fail
+		if isPage(c) {
+			refuse = func(c echo.Context, err error) error { return s.refusedPage(c, "Not now", err) }
+		}
 		if wait, ok := s.addresses.take(counts+addressKey(c.RealIP()), s.now()); !ok {
-			return s.fail(c, limited(wait))
+			return refuse(c, limited(wait))
 		}
 		if _, err := readBody(c.Request()); err != nil {
 			if strings.HasSuffix(c.Path(), "/oauth2/token") { // every request for a token leaves an event
 				return s.refuse(c, &broker.ExchangeRequest{}, err)
 			}
-			return s.fail(c, err)
+			return refuse(c, err)
 		}
 		select {
 		case slots <- struct{}{}:
@@ -100,7 +104,7 @@ func (s *Server) limited(next echo.HandlerFunc) echo.HandlerFunc {
 		default:
 			e := broker.Fail(broker.Unavailable, errors.New("too many requests at a time"), "the server is busy; try again")
 			e.RetryAfter = time.Second
-			return s.fail(c, e)
+			return refuse(c, e)
 		}
 	}
 }
