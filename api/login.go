@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -113,7 +114,8 @@ type signingIn struct {
 //go:embed pages/pages.html
 var pagesText embed.FS
 
-var pages = template.Must(template.ParseFS(pagesText, "pages/pages.html"))
+// pages are parsed with the first page, and not with the program.
+var pages = sync.OnceValue(func() *template.Template { return template.Must(template.ParseFS(pagesText, "pages/pages.html")) })
 
 // view is what pages show.
 type view struct {
@@ -141,7 +143,7 @@ func (s *Server) page(c echo.Context, status int, name string, v view, redirects
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set(echo.HeaderContentType, "text/html; charset=utf-8")
 	c.Response().WriteHeader(status)
-	return pages.ExecuteTemplate(c.Response(), name, v)
+	return pages().ExecuteTemplate(c.Response(), name, v)
 }
 
 // said is a page with a sentence.
