@@ -54,14 +54,18 @@ func (s *Server) adminRoutes(to adminapi.EchoRouter, base string, gate func(scop
 	adminapi.RegisterHandlersWithOptions(to, admin{s}, adminapi.RegisterHandlersOptions{BaseURL: base, OperationMiddlewares: gates})
 }
 
-// operatorKey is where a gate puts who asks.
-const operatorKey = "operator"
+// operatorKey is where a gate puts who asks, and socketKey that it is on the socket.
+const (
+	operatorKey = "operator"
+	socketKey   = "socket"
+)
 
 // atSocket is the gate of the local socket: who can open it may do everything.
 func atSocket(string) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
 			c.Set(operatorKey, peerName(c))
+			c.Set(socketKey, true)
 			return next(c)
 		}
 	}
@@ -82,7 +86,7 @@ func (s *Server) byToken(scope string) echo.MiddlewareFunc {
 				p.scope = scope
 				return s.answer(c, p)
 			}
-			c.Set(operatorKey, s.broker.Person(t.Subject))
+			c.Set(operatorKey, s.person(t))
 			return next(c)
 		})
 	}
@@ -95,6 +99,15 @@ func (s *Server) bearer(c echo.Context) (*broker.Token, error) {
 		return nil, broker.Fail(broker.BadToken, nil, "a token is needed: stint login gets one")
 	}
 	return s.broker.Admit(c.Request().Context(), secret.New(strings.TrimSpace(raw)), s.cfg.Admin.Resource)
+}
+
+// person names in the record whoever a token speaks for: somebody by an index, a client
+// that acts for itself by its id, which is neither an index nor a user of this machine.
+func (s *Server) person(t *broker.Token) string {
+	if name := s.broker.Person(t.Subject); name != t.Subject {
+		return name
+	}
+	return "client:" + t.Subject
 }
 
 func operator(c echo.Context) string {
@@ -288,7 +301,7 @@ func (s admin) ChangeIssuer(c echo.Context, id string, p adminapi.ChangeIssuerPa
 	switch {
 	case i == nil:
 		return s.fail(c, errNoIssuer)
-	case s.cfg.Admin != nil && i.Issuer == s.cfg.Admin.Issuer && operator(c) != peerName(c):
+	case s.cfg.Admin != nil && i.Issuer == s.cfg.Admin.Issuer && c.Get(socketKey) != true:
 		return s.fail(c, broker.Fail(broker.BadRequest, nil, "administrators sign in at this issuer: whoever turns it off does so on the local socket, where it can be turned on again"))
 	}
 	return s.change(c, broker.SwitchIssuer, i.Issuer, p.IfMatch, p.IdempotencyKey, func() any {

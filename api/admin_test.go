@@ -20,6 +20,7 @@ import (
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/secret"
 	"github.com/stint-dev/stint/internal/testbed"
+	"github.com/stint-dev/stint/scopes"
 )
 
 // adminCall is one way to call an operation of the admin API.
@@ -338,6 +339,15 @@ func TestAdministratorsStayIn(t *testing.T) {
 			t.Errorf("%s: %d %s", path, a.status, a.body)
 		}
 	}
+	// A client that is called as the socket's users are is not on the socket.
+	local := &broker.Client{ID: "local", GrantTypes: []string{broker.ClientCredentials}, Targets: []string{w.self + "/admin/v1"}, Ceiling: &scopes.Ceiling{Everything: true}}
+	acting := w.actingForItself(t, local)
+	if a, _ := w.ask(acting, "PATCH", "/issuers/"+partyOf(w.idp.url), off); a.status != http.StatusBadRequest {
+		t.Errorf("a client called local: %d %s", a.status, a.body)
+	}
+	if a, _ := w.ask(acting, "POST", "/revocations", map[string]string{"session": "abc"}); a.status != http.StatusCreated || !strings.Contains(w.journalled(), `"operator":"client:local"`) {
+		t.Errorf("a client called local in the record: %d", a.status)
+	}
 	if a, _ := w.ask("", "PATCH", "/clients/stint-admin", off); a.status != http.StatusBadRequest {
 		t.Errorf("their client, on the socket: %d %s", a.status, a.body)
 	}
@@ -541,4 +551,20 @@ func TestATurnedOffClientElsewhere(t *testing.T) {
 	if a := ask(restarted); a.status != http.StatusUnauthorized {
 		t.Errorf("after a restart: %d %s", a.status, a.body)
 	}
+}
+
+// actingForItself adds a client that may operate, and returns a token of its own.
+func (w *world) actingForItself(t testing.TB, c *broker.Client) string {
+	t.Helper()
+	own := must(broker.NewRegistry(w.self, append(slices.Collect(maps.Values(w.reg.Clients)), c), slices.Collect(maps.Values(w.reg.Agents)), slices.Collect(maps.Values(w.reg.Issuers)), w.reg.Providers))(t)
+	w.reg.Clients[c.ID] = own.Clients[c.ID]
+	texts := []string{strings.ReplaceAll(adminYAML, "SELF", w.self) + "  - allow: [operate]\n    to: {clients: [local]}\n", filesYAML, apiYAML}
+	if err := w.b.SetPolicy(t.Context(), w.policy(texts...)); err != nil {
+		t.Fatal(err)
+	}
+	issued, err := w.b.Exchange(t.Context(), &broker.ExchangeRequest{GrantType: broker.ClientCredentials, Client: c, Resources: []string{w.self + "/admin/v1"}, Scope: "operate"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return issued.Token.Reveal()
 }

@@ -59,6 +59,10 @@ const (
 	signInCookie  = "__Host-stint-sign-in"
 )
 
+// maxCookie is how long a cookie's value may be, in bytes: browsers keep 4096 of name,
+// value and attributes (RFC 6265bis section 5.7).
+const maxCookie = 3800
+
 // signInTime is how long a sign-in may take.
 const signInTime = 10 * time.Minute
 
@@ -307,6 +311,9 @@ func (s *Server) loginCallback(c echo.Context) error {
 	default:
 		return s.refusedPage(c, "You are not signed in", err)
 	}
+	if issued.Token.Len() > maxCookie {
+		return s.said(c, http.StatusForbidden, "You are not signed in", "Your token is longer than a browser keeps: you are in very many groups that the mappings name.")
+	}
 	setCookie(c, sessionCookie, issued.Token.Reveal(), issued.Expires.Sub(s.now()))
 	next := s.base() + "/login"
 	if in.For.Port != "" {
@@ -358,7 +365,7 @@ func (s *Server) loginEnd(c echo.Context) error {
 	case !bearer && (formErr != nil || !s.ownForm(c, t, form)):
 		return s.said(c, http.StatusForbidden, "You are still signed in", "This did not come from a page of ours that was made for you.")
 	}
-	person := s.broker.Person(t.Subject)
+	person := s.person(t)
 	_, err = s.broker.Revoke(c.Request().Context(), broker.Revocation{
 		Selector: broker.Selector{Token: t.ID}, Reason: "signed out", Operator: person, RequestID: requestID(c),
 	})
