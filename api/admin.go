@@ -51,7 +51,16 @@ func (s *Server) adminRoutes(to adminapi.EchoRouter, base string, gate func(scop
 	for operation, scope := range adminScopes {
 		gates[operation] = []echo.MiddlewareFunc{gate(scope)}
 	}
-	adminapi.RegisterHandlersWithOptions(to, admin{s}, adminapi.RegisterHandlersOptions{BaseURL: base, OperationMiddlewares: gates})
+	adminapi.RegisterHandlersWithOptions(withHead{to}, admin{s}, adminapi.RegisterHandlersOptions{BaseURL: base, OperationMiddlewares: gates})
+}
+
+// withHead adds HEAD to every GET (RFC 9110 section 9.1).
+type withHead struct{ adminapi.EchoRouter }
+
+// GET implements [adminapi.EchoRouter].
+func (w withHead) GET(path string, h echo.HandlerFunc, m ...echo.MiddlewareFunc) *echo.Route {
+	w.HEAD(path, h, m...)
+	return w.EchoRouter.GET(path, h, m...)
 }
 
 // operatorKey is where a gate puts who asks, and socketKey that it is on the socket.

@@ -117,6 +117,22 @@ func TestAdminAnswersAndErrors(t *testing.T) {
 	)
 }
 
+// What GET has, HEAD has, without a body.
+func TestAdminTakesHead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	root := w.signedIn("root")
+	for _, c := range w.adminCalls() {
+		if c.method != "GET" {
+			continue
+		}
+		a, err := w.ask(root, http.MethodHead, c.path, nil)
+		if a.status != http.StatusOK || len(a.body) > 0 || err != nil {
+			t.Errorf("%s: %d, %d bytes, %v", c.operation, a.status, len(a.body), err)
+		}
+	}
+}
+
 func successOf(c adminCall) int {
 	if c.method == "POST" {
 		return http.StatusCreated

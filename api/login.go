@@ -200,11 +200,11 @@ func (s *Server) signedIn(c echo.Context) (raw secret.String, t *broker.Token, e
 
 // loginRoutes adds the pages.
 func (s *Server) loginRoutes(g *echo.Group) {
-	g.GET("/login", s.limited(s.loginPage))
+	get(g.Match, "/login", s.limited(s.loginPage))
 	g.GET("/login/start", s.limited(s.loginStart))
 	g.GET("/login/callback", s.limited(s.loginCallback))
 	g.POST("/login/end", s.limited(s.loginEnd))
-	g.GET("/login/cli", s.limited(s.cliPage))
+	get(g.Match, "/login/cli", s.limited(s.cliPage))
 	g.POST("/login/cli", s.limited(s.cliAnswer))
 	g.POST("/login/token", s.limited(s.cliToken))
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stint-dev/stint/api/adminapi"
+	"github.com/stint-dev/stint/broker"
 )
 
 // What administrators see of a running server, and what they turn off.
@@ -61,6 +62,9 @@ func (g *globals) show(c *cobra.Command, watch bool, get func(ctx context.Contex
 // pages reads a list, page by page, up to limit items; 0 are all.
 func pages[T any](ctx context.Context, api *adminAPI, path string, query url.Values, limit int) ([]T, error) {
 	all := []T{}
+	if limit < 0 {
+		return nil, usage("--limit is a number of lines")
+	}
 	for {
 		size := 1000
 		if limit > 0 {
@@ -216,13 +220,16 @@ func newEnd(g *globals, what string) *cobra.Command {
 		Example: "  stint " + what + "s end 3q2-7wAAAAAAAAAAAAAAAA --reason \"laptop stolen\"",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, args []string) error {
-			api, err := g.connect()
-			if err != nil {
-				return err
-			}
 			in := adminapi.RevocationRequest{Reason: reason, Session: args[0]}
 			if what == "lease" {
 				in.Session, in.Lease = "", args[0]
+			}
+			if err := wellFormed(broker.Selector{Session: in.Session, Lease: in.Lease}); err != nil {
+				return usage("%v", err)
+			}
+			api, err := g.connect()
+			if err != nil {
+				return err
 			}
 			return g.revoke(c, api, in)
 		},

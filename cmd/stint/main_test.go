@@ -23,6 +23,8 @@ func TestMistakesOnTheCommandLineSayWhereHelpIs(t *testing.T) {
 		"a flag that is required":           {[]string{"explain"}, `"client" not set; see stint explain --help`},
 		"two flags of which there is one":   {[]string{"explain", "--client", "x", "--subject", "a#b", "--token", "-"}, "[subject token] were all set; see stint explain --help"},
 		"a flag that is not there":          {[]string{"check", "--alive"}, "unknown flag: --alive; see stint check --help"},
+		"a session that is none":            {[]string{"sessions", "end", "nonsense"}, "22 characters"},
+		"a lease that is none":              {[]string{"leases", "end", "nonsense"}, "24 lower-case letters"},
 		"an argument too many":              {[]string{"version", "1"}, `unknown command "1" for "stint version"; see stint version --help`},
 		"a way of printing that is not one": {[]string{"version", "-o", "xml"}, "--output is text, json or yaml"},
 	} {
