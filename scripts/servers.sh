@@ -11,7 +11,7 @@ have() {
   case $1 in
   redis-server) command -v redis-server >/dev/null ;;
   postgresql) command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 ;;
-  systemd) command -v systemd-analyze >/dev/null ;;
+  systemd) command -v systemd-analyze >/dev/null && [ -x /bin/kill ] ;; # which units name
   nodejs) command -v node >/dev/null && command -v npm >/dev/null ;; # which may be too old: see node.sh
   *) command -v "$1" >/dev/null ;;
   esac
@@ -33,6 +33,7 @@ if [ "$(id -u)" != 0 ]; then
   sudo=sudo
 fi
 case $missing in *nodejs*) missing="$missing npm" ;; esac
+case $missing in *systemd*) missing="$missing procps" ;; esac
 echo "installing$missing"
 $sudo apt-get update -qq
 # Tests start servers of their own; Debian's need not run (policy-rc.d, 101: do not).
