@@ -23,6 +23,14 @@ const (
 	FrameSchema FrameType = 4 // a grant schema, once, before the first certificate that needs it
 )
 
+// known reports whether this version can tell what a frame is for. What is passed over
+// is not missed by whoever reads leases, revocations or events, and nothing else may
+// have a type from passable on; an unknown type below may be what decides.
+func (t FrameType) known() bool { return t >= FrameEvent && t <= FrameSchema || t >= passable }
+
+// passable is the first of the types that a reader who does not know them passes over.
+const passable FrameType = 128
+
 // Frame is one thing to be made durable.
 type Frame struct {
 	Type    FrameType
@@ -57,7 +65,8 @@ const MaxFrame = 1 << 20
 // damage further up. The flag says which batch a frame would have been of that
 // is not there any more.
 const (
-	magic         = "STINTJ01"
+	magic         = magicStem + "01"
+	magicStem     = "STINTJ"
 	headerSize    = 64
 	frameOverhead = 24
 	align         = 8
@@ -72,6 +81,10 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // ErrDamaged is wrapped by errors that say which file of the journal is damaged
 // and where. Such a journal is not opened.
 var ErrDamaged = errors.New("journal is damaged")
+
+// ErrLater is wrapped by errors that say that a later version of Stint wrote a journal or
+// a part of it. Such a journal is neither opened nor read past that.
+var ErrLater = errors.New("a later version of Stint wrote this, which this one cannot read: run that version")
 
 // ErrInUse is wrapped by errors that say that another process has the journal open.
 var ErrInUse = errors.New("in use by another process")

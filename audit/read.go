@@ -98,6 +98,11 @@ func (r *Reader) damaged(what string) error {
 	return fmt.Errorf("%w: %s at byte %d: %s", ErrDamaged, filepath.Join(r.dir, r.name), r.at, what)
 }
 
+// unreadable is the error for what a later version wrote.
+func (r *Reader) unreadable(what string) error {
+	return fmt.Errorf("%s at byte %d: %s: %w", filepath.Join(r.dir, r.name), r.at, what, ErrLater)
+}
+
 // enter goes to the beginning of a segment.
 func (r *Reader) enter(name string, f *os.File) error {
 	r.name, r.at, r.ended = name, 0, false
@@ -105,11 +110,14 @@ func (r *Reader) enter(name string, f *os.File) error {
 	if _, err := io.ReadFull(f, header); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("read segment: %w", err)
 	}
-	if !bytes.HasPrefix(header, []byte(magic)) {
-		return r.damaged("no journal header of version 1")
+	if !bytes.HasPrefix(header, []byte(magicStem)) {
+		return r.damaged("no journal header")
 	}
 	if crc32.Checksum(header[:headerSize-4], castagnoli) != binary.LittleEndian.Uint32(header[headerSize-4:]) {
 		return r.damaged("the header's checksum is wrong")
+	}
+	if !bytes.HasPrefix(header, []byte(magic)) { // the checksum is where it is in every version
+		return r.unreadable("a header of version " + string(header[len(magicStem):len(magic)]))
 	}
 	first := binary.LittleEndian.Uint64(header[8:])
 	switch {
@@ -178,6 +186,9 @@ func (r *Reader) good(f *os.File, visit func(Frame, uint64) error) (bad, err err
 		}
 		if bad != nil {
 			return bad, nil
+		}
+		if !h.kind.known() {
+			return nil, r.unreadable(fmt.Sprintf("frame %d of type %d", h.seq, h.kind))
 		}
 		r.seq, r.batch, r.more = h.seq, h.batch, h.more
 		r.at += int64(len(data))
