@@ -31,9 +31,9 @@ func (b *Broker) Admit(ctx context.Context, raw secret.String, resource string) 
 	case t.forOneUse():
 		return nil, refused(which, "it is for one call of a tool")
 	}
-	l, err := lineageOf(t, "")
+	l, err := ancestry(which, t, "")
 	if err != nil {
-		return nil, refused(which, "%w", err)
+		return nil, err
 	}
 	if b.index.Check(l) != nil || b.reg.gone(l) {
 		return nil, refused(which, "it is revoked, or somebody on its way is turned off")

@@ -26,10 +26,14 @@ type Claims struct {
 	Stint    StintClaim
 }
 
-// StintClaim is the claim "stint", version 1: what revocation, a further
+// ClaimVersion is the version of [StintClaim].
+const ClaimVersion = 1
+
+// StintClaim is the claim "stint": what revocation, a further
 // exchange and the record need to know. Its names are short because it travels
-// with every call.
+// with every call. Of a claim of a later version nothing is known but that.
 type StintClaim struct {
+	// Version is [ClaimVersion].
 	Version int `json:"v"`
 	// Pos is the feed position when the token was made.
 	Pos string `json:"pos"`
@@ -77,7 +81,21 @@ type HopClaim struct {
 	By       []string `json:"by,omitempty"`
 }
 
-// lineageOf returns the lineage of a verified token.
+// ancestry returns the lineage of a verified token, which which says. Errors: BadToken;
+// Unavailable, for a token that a replica of a later version made. It is not known to be
+// bad, and whoever holds it is to keep it and ask again.
+func ancestry(which string, t *Token, agent string) (*Lineage, error) {
+	l, err := lineageOf(t, agent)
+	if errors.Is(err, ErrLater) {
+		return nil, unavailable(fmt.Errorf("%s: %w", which, err))
+	}
+	if err != nil {
+		return nil, refused(which, "%w", err)
+	}
+	return l, nil
+}
+
+// lineageOf is ancestry without a code: ErrLater for a token of a later version.
 func lineageOf(t *Token, agent string) (*Lineage, error) {
 	if !t.Ours {
 		at := t.IssuedAt
@@ -90,7 +108,10 @@ func lineageOf(t *Token, agent string) (*Lineage, error) {
 		}, nil
 	}
 	c := t.Stint
-	if c == nil || c.Version != 1 {
+	if c != nil && c.Version > ClaimVersion {
+		return nil, fmt.Errorf("a claim of version %d: %w", c.Version, ErrLater)
+	}
+	if c == nil || c.Version != ClaimVersion {
 		return nil, errors.New("a token of ours without a claim of this version")
 	}
 	l := &Lineage{Subject: t.Subject, Session: c.Session}
@@ -148,7 +169,7 @@ func (l *Lineage) with(h Hop) *Lineage {
 
 // claim writes the lineage into the claim of a token, whose last hop is itself.
 func (l *Lineage) claim(c *StintClaim) error {
-	c.Version, c.Session = 1, l.Session
+	c.Version, c.Session = ClaimVersion, l.Session
 	if r := l.Root; r != nil {
 		c.Root = &RootClaim{r.Issuer, r.ID, r.Agent, r.Time.Unix()}
 	}

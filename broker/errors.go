@@ -100,6 +100,9 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrConflict: it has changed since it was read, or exists already.
 	ErrConflict = errors.New("changed meanwhile")
+	// ErrLater: a later version of Stint wrote it. This one cannot tell what it means,
+	// and neither goes by it nor writes over it.
+	ErrLater = errors.New("a later version of Stint wrote this, which this one cannot read: run that version")
 	// ErrInexpressible: the upstream cannot be asked for exactly this grant.
 	ErrInexpressible = errors.New("the upstream cannot narrow to this grant")
 )

@@ -255,8 +255,8 @@ func (x *exchange) parties(ctx context.Context) error {
 	if x.agent, err = x.b.reg.agent(x.subject); err != nil {
 		return err
 	}
-	if x.lineage, err = lineageOf(x.subject, x.agent); err != nil {
-		return refused("subject token", "%w", err)
+	if x.lineage, err = ancestry("subject token", x.subject, x.agent); err != nil {
+		return err
 	}
 	x.event.Party.Session, x.event.Party.Agent = x.lineage.Session, x.agent
 	if err := x.alive("subject token", x.lineage); err != nil {

@@ -220,8 +220,8 @@ func (j *Judge) tokenCase(q *Question, c *Case) (l *Lineage, err error) {
 	if c.Agent, err = r.agent(q.Token); err != nil {
 		return nil, err
 	}
-	if l, err = lineageOf(q.Token, c.Agent); err != nil {
-		return nil, refused("subject token", "%w", err)
+	if l, err = ancestry("subject token", q.Token, c.Agent); err != nil {
+		return nil, err
 	}
 	if r.gone(l) {
 		return nil, refused("subject token", "its issuer, or a client or agent on its way, is unknown or disabled")

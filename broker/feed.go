@@ -159,7 +159,10 @@ type Head struct {
 // Head returns the chain's end after the entry.
 func (e Entry) Head() Head { return Head{e.Pos, e.ID} }
 
-// entryWire is the format of an entry in the feed, version 1.
+// feedVersion is the version of entries.
+const feedVersion = 1
+
+// entryWire is the format of an entry in the feed.
 type entryWire struct {
 	Version int      `json:"v"`
 	Epoch   uint64   `json:"e"`
@@ -183,7 +186,7 @@ func (h Head) Follow(r Record, pos Position) Entry {
 // beginning of the SHA-256 of that, and so not among it.
 func (e Entry) Encode() []byte {
 	w := entryWire{
-		Version: 1, Epoch: e.Pos.Epoch, Seq: e.Pos.Seq, Prev: base64.RawURLEncoding.EncodeToString(e.Prev[:]),
+		Version: feedVersion, Epoch: e.Pos.Epoch, Seq: e.Pos.Seq, Prev: base64.RawURLEncoding.EncodeToString(e.Prev[:]),
 		Where: make([]string, len(e.Where)), At: e.At.Unix(), Expires: e.Expires.Unix(),
 	}
 	for i, k := range e.Where {
@@ -202,13 +205,18 @@ func (e Entry) Encode() []byte {
 // maxConditions bounds the conditions of one record.
 const maxConditions = 8
 
-// DecodeEntry reads what [Entry.Encode] wrote.
+// DecodeEntry reads what [Entry.Encode] wrote. An entry is read as a whole or not at
+// all: a revocation of which a part is passed over may take less than it says. Errors:
+// ErrLater, for an entry of a later version.
 func DecodeEntry(data []byte) (Entry, error) {
 	var w entryWire
-	if err := strictjson.Decode(data, &w); err != nil {
+	if err := strictjson.Decode(data, &w); err != nil || w.Version > feedVersion {
+		if v, later := strictjson.Later(data, "v", feedVersion); later {
+			return Entry{}, fmt.Errorf("feed entry of version %d: %w", v, ErrLater)
+		}
 		return Entry{}, fmt.Errorf("feed entry: %w", err)
 	}
-	if w.Version != 1 || len(w.Where) > maxConditions {
+	if w.Version != feedVersion || len(w.Where) > maxConditions {
 		return Entry{}, fmt.Errorf("feed entry of version %d with %d conditions: not of this version", w.Version, len(w.Where))
 	}
 	prev, err := base64.RawURLEncoding.DecodeString(w.Prev)

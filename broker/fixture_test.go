@@ -439,6 +439,7 @@ type world struct {
 	tokens   *tokens
 	keys     *ring
 	store    *memory
+	ledger   broker.Ledger // instead of store, if set
 	anchor   *anchor
 	record   *record
 	upstream *upstream
@@ -619,12 +620,16 @@ func (w *world) broker(replica string, r *record, known broker.Head) *broker.Bro
 
 func (w *world) unstarted(replica string, r *record, known broker.Head) *broker.Broker {
 	w.t.Helper()
+	var ledger broker.Ledger = w.store
+	if w.ledger != nil {
+		ledger = w.ledger
+	}
 	b, err := broker.New(broker.Config{
 		Replica: replica, TokenLifetime: 5 * time.Minute, CredentialLifetime: 15 * time.Minute, Skew: 30 * time.Second,
 		MaxStaleness: 200 * time.Millisecond, MaxClockOffset: time.Second, MintTimeout: 200 * time.Millisecond, RevokeTimeout: time.Second,
 		ClientSecretKey: secretKey,
 	}, broker.Deps{
-		Tokens: w.tokens, Keys: w.keys, Feed: w.store, Anchor: w.anchor, Ledger: w.store, Once: w.store, Sessions: w.store, Recorder: r, Sealer: seals{},
+		Tokens: w.tokens, Keys: w.keys, Feed: w.store, Anchor: w.anchor, Ledger: ledger, Once: w.store, Sessions: w.store, Recorder: r, Sealer: seals{},
 		Judge: w.judge, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: w.clock.Now, History: r.history, Known: known,
 	})
 	if err != nil {

@@ -156,9 +156,9 @@ func (x *exchange) actorToken(ctx context.Context) error {
 	if t.name() == x.subject.name() {
 		return refused(which, "it is of the subject itself")
 	}
-	l, err := lineageOf(t, name)
+	l, err := ancestry(which, t, name)
 	if err != nil {
-		return refused(which, "%w", err)
+		return err
 	}
 	if err := x.alive(which, l); err != nil {
 		return err

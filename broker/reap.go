@@ -2,10 +2,10 @@ package broker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/stint-dev/stint/audit"
@@ -36,6 +36,7 @@ func (b *Broker) reapLoop(ctx context.Context) {
 			b.complain(ctx, "look for leases that are due", err)
 		}
 		var wg sync.WaitGroup
+		var moved atomic.Bool // what cannot be read stays due
 		slots := make(chan struct{}, reapers)
 		for _, id := range ids {
 			slots <- struct{}{}
@@ -43,11 +44,13 @@ func (b *Broker) reapLoop(ctx context.Context) {
 				defer func() { <-slots }()
 				if err := b.end(ctx, id); err != nil {
 					b.complain(ctx, "end lease "+id, err)
+					return
 				}
+				moved.Store(true)
 			})
 		}
 		wg.Wait()
-		if len(ids) > 0 && err == nil {
+		if moved.Load() && err == nil {
 			continue
 		}
 		select {
@@ -197,15 +200,6 @@ func (l *Lease) mintedAs() string {
 		return l.Of
 	}
 	return l.ID
-}
-
-// leaseFrame is a lease as the journal keeps it.
-func leaseFrame(l *Lease) (audit.Frame, error) {
-	data, err := json.Marshal(l)
-	if err != nil {
-		return audit.Frame{}, fmt.Errorf("encode lease: %w", err)
-	}
-	return audit.Frame{Type: audit.FrameLease, Payload: data}, nil
 }
 
 // sweepEvery is how often upstreams are asked what is alive there.

@@ -259,7 +259,10 @@ func (b *Broker) Introspect(ctx context.Context, c *Client, raw secret.String, c
 		_ = refuse(Fail(Denied, fmt.Errorf("token %s is for %q, not for %s", t.ID, t.Audience, c.Resource), "the token is not for this client"))
 		return &Introspection{}, nil
 	}
-	l, err := lineageOf(t, "")
+	l, err := ancestry("token", t, "")
+	if CodeOf(err) == Unavailable {
+		return nil, err
+	}
 	if err != nil || b.index.Check(l) != nil {
 		return &Introspection{}, nil //nolint:nilerr // what is wrong with a token makes it inactive
 	}

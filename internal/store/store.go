@@ -71,20 +71,19 @@ func encodeLease(l *broker.Lease, version int) ([]byte, error) {
 	}
 	next := *l
 	next.Version = version
-	return strictjson.Encode(&next) // unlike encoding/json, leaves Grant as it is
+	return broker.EncodeLease(&next)
 }
 
-// decodeLease reads a lease. Fields that a later version of Stint added are
-// passed over.
+// decodeLease reads a lease that was kept under an id.
 func decodeLease(id string, data []byte) (*broker.Lease, error) {
-	var l broker.Lease
-	if err := strictjson.DecodeKnown(data, &l); err != nil {
+	l, err := broker.DecodeLease(data)
+	if err != nil {
 		return nil, fmt.Errorf("lease %s: %w", id, err)
 	}
 	if l.ID != id {
 		return nil, fmt.Errorf("lease %s says that it is %q", id, l.ID)
 	}
-	return &l, nil
+	return l, nil
 }
 
 // Errors of an update that no other version would make right.

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"sync"
 
 	"github.com/go-json-experiment/json"
@@ -83,6 +84,19 @@ func Members(data []byte, each func(name string, value []byte) error) error {
 		return errors.New("json: data after the object")
 	}
 	return nil
+}
+
+// Later reports whether the JSON object in data says, in a member, that it is of a
+// later version than the one that is known, and of which. It is for what could not be
+// read: then this is why. What has no version, or none that is a number, is no later.
+func Later(data []byte, member string, known int) (version int, later bool) {
+	err := Members(data, func(name string, value []byte) (err error) {
+		if name == member {
+			version, err = strconv.Atoi(string(value))
+		}
+		return err
+	})
+	return version, err == nil && version > known
 }
 
 // Text returns the text that a JSON value is, if it is one.

@@ -130,3 +130,14 @@ func BenchmarkMembers(b *testing.B) {
 		}
 	}
 }
+
+func TestLater(t *testing.T) {
+	for text, want := range map[string]bool{
+		`{"v":2}`: true, `{"a":{"v":1},"b":[],"v":3}`: true, `{"v":1}`: false, `{"v":0}`: false, `{}`: false, `{"V":2}`: false,
+		`{"a":{"v":2}}`: false, `{"v":"2"}`: false, `{"v":2.5}`: false, `{"v":2,"v":1}`: false, `{"v":2`: false, `[2]`: false, ``: false,
+	} {
+		if v, later := strictjson.Later([]byte(text), "v", 1); later != want || later && v < 2 {
+			t.Errorf("%s: %d, %t", text, v, later)
+		}
+	}
+}

@@ -175,13 +175,25 @@ func (p *payload) member(name string, value []byte, n names) (err error) {
 	case "authorization_details":
 		p.Details = append(json.RawMessage(nil), value...)
 	case "stint":
-		p.Stint = &broker.StintClaim{}
-		err = strictjson.DecodeKnown(value, p.Stint)
+		p.Stint, err = stintClaim(value)
 	}
 	if err == nil && n.shown[name] {
 		p.show(name, value)
 	}
 	return err
+}
+
+// stintClaim reads our own claim. Of one of a later version nothing else can be relied
+// on; the token can still be revoked, by its jti.
+func stintClaim(value []byte) (*broker.StintClaim, error) {
+	c := &broker.StintClaim{}
+	err := strictjson.DecodeKnown(value, c)
+	if err != nil || c.Version > broker.ClaimVersion {
+		if v, later := strictjson.Later(value, "v", broker.ClaimVersion); later {
+			return &broker.StintClaim{Version: v}, nil
+		}
+	}
+	return c, err
 }
 
 // show keeps a claim that rules may name, if it is a text, number or truth.

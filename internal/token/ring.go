@@ -17,7 +17,6 @@ import (
 
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/secret"
-	"github.com/stint-dev/stint/internal/strictjson"
 )
 
 // KeyStore keeps the document of our signing keys, sealed, for all replicas.
@@ -108,7 +107,7 @@ func OpenRing(ctx context.Context, cfg RingConfig, store KeyStore) (*Ring, error
 
 // first makes the document, with one key that signs at once.
 func (r *Ring) first(ctx context.Context) error {
-	d := &ringDoc{Version: 1}
+	d := &ringDoc{Version: ringVersion}
 	if err := r.add(d, 0); err != nil {
 		return err
 	}
@@ -127,16 +126,16 @@ func (r *Ring) Reload(ctx context.Context) error {
 	if s := r.state.Load(); s != nil && s.version == version {
 		return nil
 	}
-	var d ringDoc
-	if err := strictjson.Decode([]byte(doc.Reveal()), &d); err != nil {
-		return fmt.Errorf("document of signing keys: %w", err)
+	d, err := readDoc(doc)
+	if err != nil {
+		return err
 	}
-	return r.use(&d, version)
+	return r.use(d, version)
 }
 
 // use puts a document in force.
 func (r *Ring) use(d *ringDoc, version int) error {
-	if d.Version != 1 || len(d.Keys) == 0 {
+	if d.Version != ringVersion || len(d.Keys) == 0 {
 		return fmt.Errorf("document of signing keys: version %d with %d keys is not of this version", d.Version, len(d.Keys))
 	}
 	s := &ringState{version: version, revoked: slices.Clone(d.Revoked)}
@@ -185,18 +184,18 @@ func (r *Ring) change(ctx context.Context, how func(*ringDoc) error) error {
 		if err != nil {
 			return err
 		}
-		var d ringDoc
-		if err := strictjson.Decode([]byte(doc.Reveal()), &d); err != nil {
-			return fmt.Errorf("document of signing keys: %w", err)
+		d, err := readDoc(doc)
+		if err != nil {
+			return err
 		}
 		// A change whose answer was lost may have been made: then this is the news.
-		if err := r.use(&d, version); err != nil {
+		if err := r.use(d, version); err != nil {
 			return err
 		}
-		if err := how(&d); err != nil {
+		if err := how(d); err != nil {
 			return err
 		}
-		if err := r.save(ctx, &d, version); !errors.Is(err, broker.ErrConflict) {
+		if err := r.save(ctx, d, version); !errors.Is(err, broker.ErrConflict) {
 			return err
 		}
 	}

@@ -14,9 +14,32 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/stint-dev/stint/broker"
+	"github.com/stint-dev/stint/internal/secret"
+	"github.com/stint-dev/stint/internal/strictjson"
 )
 
-// ringDoc is the document, version 1.
+// ringVersion is the version of the document.
+const ringVersion = 1
+
+// readDoc reads the document. Errors: [broker.ErrLater].
+func readDoc(doc secret.String) (*ringDoc, error) {
+	d := &ringDoc{}
+	data := []byte(doc.Reveal())
+	err := strictjson.Decode(data, d)
+	if err != nil || d.Version > ringVersion {
+		if v, later := strictjson.Later(data, "v", ringVersion); later {
+			err = fmt.Errorf("version %d: %w", v, broker.ErrLater)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("document of signing keys: %w", err)
+	}
+	return d, nil
+}
+
+// ringDoc is the document.
 type ringDoc struct {
 	Version int          `json:"v"`
 	Keys    []ringDocKey `json:"keys"`

@@ -184,6 +184,9 @@ func (f *file) load() (map[string]entry, error) {
 func parseSealed(plain []byte) (map[string]entry, error) {
 	var wire sealedFile
 	if err := strictjson.Decode(plain, &wire); err != nil || wire.Version != sealedVersion {
+		if v, later := strictjson.Later(plain, "version", sealedVersion); later {
+			return nil, fmt.Errorf("version %d: %w", v, broker.ErrLater)
+		}
 		return nil, fmt.Errorf("version %d: not of this version of Stint", wire.Version)
 	}
 	held := make(map[string]entry, len(wire.Secrets))

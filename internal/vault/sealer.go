@@ -86,6 +86,9 @@ func (s *Sealer) Seal(plain []byte, context string) ([]byte, error) {
 // that is not known makes it look for new keys, but not too often: then the
 // error has the code Unavailable.
 func (s *Sealer) Open(sealed []byte, context string) ([]byte, error) {
+	if len(sealed) > 0 && sealed[0] > sealVersion {
+		return nil, fmt.Errorf("open: sealed in the form %d: %w", sealed[0], broker.ErrLater)
+	}
 	if len(sealed) < sealOverhead || sealed[0] != sealVersion {
 		return nil, errors.New("open: not sealed by this version of Stint")
 	}
