@@ -125,7 +125,11 @@ func readEvents(dir string, from uint64, each func(*audit.Event, uint64)) error 
 
 func readEvent(payload []byte, seq uint64) (*audit.Event, error) {
 	e := &audit.Event{}
-	if err := json.Unmarshal(payload, e); err != nil {
+	err := json.Unmarshal(payload, e)
+	if e.Version > audit.SchemaVersion { // which is read also where something else does not fit
+		err = fmt.Errorf("of version %d: %w", e.Version, audit.ErrLater)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("event %d: %w", seq, err)
 	}
 	return e, nil

@@ -78,6 +78,9 @@ type stateStore interface {
 	broker.Once
 	broker.Sessions
 	broker.Answers
+	// CheckFormat fails if a later version has written what is there; nothing is to be
+	// written beside it.
+	CheckFormat(ctx context.Context) error
 	Ready(ctx context.Context) error
 	Close() error
 }

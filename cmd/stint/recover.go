@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -86,6 +85,14 @@ func printRecovery(p *printer, done broker.Rebuilt) {
 	}
 }
 
+// notOurs makes what a later version wrote a refusal, which no second try changes.
+func notOurs(err error) error {
+	if errors.Is(err, broker.ErrLater) || errors.Is(err, audit.ErrLater) {
+		return &exitError{exitRefused, err}
+	}
+	return err
+}
+
 // rebuild runs a recovery from the journal. What was done before an error is in its
 // result.
 func rebuild(ctx context.Context, cfg *config.Config) (done broker.Rebuilt, err error) {
@@ -105,15 +112,15 @@ func rebuild(ctx context.Context, cfg *config.Config) (done broker.Rebuilt, err 
 		if f.Type != audit.FrameLease {
 			return nil
 		}
-		var l broker.Lease
-		if err := json.Unmarshal(f.Payload, &l); err != nil {
+		l, err := broker.DecodeLease(f.Payload)
+		if err != nil {
 			return fmt.Errorf("lease in the journal: %w", err)
 		}
-		newest[l.ID] = &l
+		newest[l.ID] = l
 		return nil
 	})
 	if err != nil {
-		return done, err
+		return done, notOurs(err)
 	}
 	p, err := openPlan(ctx, cfg, vault.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
 	if err != nil {
@@ -125,6 +132,9 @@ func rebuild(ctx context.Context, cfg *config.Config) (done broker.Rebuilt, err 
 		return done, &exitError{exitRefused, err}
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	if err := s.CheckFormat(ctx); err != nil {
+		return done, notOurs(err)
+	}
 	inOrder := slices.SortedFunc(maps.Values(newest), func(a, b *broker.Lease) int {
 		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
 	})

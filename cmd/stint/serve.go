@@ -105,11 +105,18 @@ func (s *server) run(ctx context.Context, ready func(s *server, public, ops stri
 func (s *server) start(ctx context.Context) error {
 	deadline := time.Now().Add(startTimeout)
 	for {
-		err := s.broker.Start(ctx)
+		// First: where a later version keeps its feed, this one would find that it is lost.
+		err := s.store.CheckFormat(ctx)
 		if err == nil {
-			s.warnOfLoss(ctx)
+			err = s.broker.Start(ctx)
 		}
-		if err == nil || ctx.Err() != nil || time.Now().After(deadline) {
+		switch {
+		case err == nil:
+			s.warnOfLoss(ctx)
+			return nil
+		case errors.Is(err, broker.ErrLater):
+			return notOurs(err)
+		case ctx.Err() != nil || time.Now().After(deadline):
 			return err
 		}
 		s.log.Warn("not ready yet; trying again", "error", err)

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -128,8 +130,10 @@ func openBolt(path, format string, buckets ...[]byte) (db *bolt.DB, file *os.Fil
 	}
 	err = db.Update(func(tx *bolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)
-		if meta != nil && string(meta.Get([]byte("format"))) != format {
-			return fmt.Errorf("its format is %q, not %q", meta.Get([]byte("format")), format)
+		if meta != nil {
+			if err := checkFormat(string(meta.Get([]byte("format"))), format); err != nil {
+				return err
+			}
 		}
 		for _, name := range append([][]byte{bucketMeta}, buckets...) {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
@@ -145,6 +149,23 @@ func openBolt(path, format string, buckets ...[]byte) (db *bolt.DB, file *os.Fil
 		return nil, nil, errors.Join(err, db.Close())
 	}
 	return db, file, nil
+}
+
+// checkFormat fails if a file or a Redis is of another format than ours, which a number
+// ends. Errors: ErrLater, if the number is higher.
+func checkFormat(found, ours string) error {
+	if found == ours {
+		return nil
+	}
+	end := strings.LastIndexByte(ours, ' ') + 1
+	if text, same := strings.CutPrefix(found, ours[:end]); same {
+		n, err1 := strconv.Atoi(text)
+		known, err2 := strconv.Atoi(ours[end:])
+		if err1 == nil && err2 == nil && n > known {
+			return fmt.Errorf("its format is %q: %w", found, broker.ErrLater)
+		}
+	}
+	return fmt.Errorf("its format is %q, not %q", found, ours)
 }
 
 func syncDir(path string) error {
@@ -168,6 +189,9 @@ func (e *Embedded) Close() error {
 	defer e.disk.Unlock()
 	return e.db.Close()
 }
+
+// CheckFormat returns nil: a file of another format is not opened.
+func (e *Embedded) CheckFormat(context.Context) error { return nil }
 
 // Ready returns nil if the store can be read and nothing has stopped it from being
 // written.

@@ -117,7 +117,7 @@ var silence = sync.OnceFunc(func() { redis.SetLogger(&logging.VoidLogger{}) })
 func (r *Redis) Close() error { return r.client.Close() }
 
 // Ready returns nil if Redis answers, is a master with as many replicas as have to
-// confirm, and does not evict.
+// confirm, does not evict, and holds nothing of a later format.
 func (r *Redis) Ready(ctx context.Context) error {
 	ctx, cancel := r.bound(ctx, 0)
 	defer cancel()
@@ -141,7 +141,7 @@ func (r *Redis) Ready(ctx context.Context) error {
 	case info["maxmemory"] != "0" && info["maxmemory_policy"] != "noeviction":
 		return fmt.Errorf("redis: with maxmemory-policy %s it forgets one-time ids and leases; set noeviction", info["maxmemory_policy"])
 	}
-	return nil
+	return r.CheckFormat(ctx)
 }
 
 // bound gives an operation its time: what one answer may take, and what it waits.

@@ -360,7 +360,7 @@ func TestRedisOfALaterFormatIsRefused(t *testing.T) {
 		t.Errorf("the format is %v", got)
 	}
 	server.Do("SET", "stint:{feed}:format", "stint redis 2")
-	if _, err := s.Beat(t.Context(), me, time.Minute); err == nil || !strings.Contains(err.Error(), "run the version that wrote it") {
+	if _, err := s.Beat(t.Context(), me, time.Minute); err == nil || !strings.Contains(err.Error(), "run that version") {
 		t.Errorf("%v", err)
 	}
 	server.Do("SET", "stint:{feed}:format", "stint redis 1")

@@ -200,13 +200,27 @@ const redisFormat = "stint redis 1"
 // checkFormat refuses what a later version of Stint has written. Without any, it is ours
 // to write.
 func (r *Redis) checkFormat(ctx context.Context, found *redis.StringCmd) error {
-	switch format, err := found.Result(); {
+	format, err := found.Result()
+	switch {
 	case errors.Is(err, redis.Nil):
 		return r.client.SetArgs(ctx, r.key("{feed}:format"), redisFormat, redis.SetArgs{Mode: "NX"}).Err()
 	case err != nil:
 		return err
-	case format != redisFormat:
-		return fmt.Errorf("what is kept there is of the format %q, and this version of Stint knows %q: run the version that wrote it", format, redisFormat)
+	}
+	return checkFormat(format, redisFormat)
+}
+
+// CheckFormat fails if what is in Redis is not of this version, for whoever writes there
+// without having joined the replicas. Errors: ErrLater.
+func (r *Redis) CheckFormat(ctx context.Context) error {
+	ctx, cancel := r.bound(ctx, 0)
+	defer cancel()
+	format, err := r.client.Get(ctx, r.key("{feed}:format")).Result()
+	if err == nil {
+		err = checkFormat(format, redisFormat)
+	}
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return fmt.Errorf("redis: %w", err)
 	}
 	return nil
 }
