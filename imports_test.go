@@ -27,8 +27,8 @@ var allowed = map[string][]string{
 	"broker":              {"scopes", "scopes/grant", "audit", "internal/secret", "internal/strictjson"},
 	"scopes":              {"scopes/grant"},
 	"scopes/grant":        {"internal/strictjson"},
-	"providers":           {"broker", "scopes/grant", "internal/secret", "providers/*"},
-	"providers/*":         {"broker", "scopes/grant", "internal/secret", "internal/strictjson"},
+	"providers":           {"broker", "scopes/grant", "internal/secret", "internal/upstream", "providers/*"},
+	"providers/*":         {"broker", "scopes/grant", "internal/secret", "internal/strictjson", "internal/upstream"},
 	"internal/config":     {"api", "broker", "internal/secret", "internal/store", "internal/strictyaml", "internal/token", "internal/vault", "scopes", "scopes/grant"},
 	"internal/login":      {"broker", "internal/secret", "internal/strictjson"},
 	"internal/outbound":   {},
@@ -40,6 +40,7 @@ var allowed = map[string][]string{
 	"internal/strictyaml": {},
 	"internal/testbed/*":  {},
 	"internal/token":      {"broker", "scopes", "internal/secret", "internal/strictjson"},
+	"internal/upstream":   {"broker", "internal/secret", "internal/strictjson"},
 	"internal/vault":      {"broker", "internal/secret", "internal/strictjson"},
 }
 

@@ -22,6 +22,8 @@ type problem struct {
 	URL         string `json:"url,omitempty"`
 	// Interaction says what interaction_required is for: approval or link.
 	Interaction string `json:"interaction,omitempty"`
+	// Claims is what the subject's next sign-in has to bring (interaction_required).
+	Claims string `json:"claims,omitempty"`
 
 	code       broker.Code
 	scope      string // what is missing
@@ -97,7 +99,7 @@ func toProblem(at endpoint, err error) problem {
 		return problem{Error: "server_error", code: broker.Internal, status: internalStatus[at]}
 	}
 	p := problem{
-		Error: r.name, code: e.Code, Description: describe(e.Public), URL: e.URL, status: r.status[at],
+		Error: r.name, code: e.Code, Description: describe(e.Public), URL: e.URL, Claims: e.Claims, status: r.status[at],
 		retryAfter: e.RetryAfter, challenge: e.Code == broker.BadClient,
 	}
 	if at == adminEndpoint && e.Code == broker.Unavailable {

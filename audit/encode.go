@@ -135,17 +135,23 @@ func (l *Lease) appendTo(o *object) {
 	o.text("state", l.State)
 	o.number("exp", l.Expires)
 	o.text("digest", l.Digest)
-	if len(l.Upstream) > 0 {
-		o.open("upstream")
-		var few [8]string
-		for _, name := range sorted(few[:0], l.Upstream) {
-			o.key(name)
-			o.b = appendString(o.b, l.Upstream[name])
-		}
-		o.close()
-	}
+	o.table("upstream", l.Upstream)
 	o.text("outcome", l.Outcome)
 	o.number("until", l.Until)
+	o.close()
+}
+
+// table adds an object of texts, unless it is empty.
+func (o *object) table(name string, texts map[string]string) {
+	if len(texts) == 0 {
+		return
+	}
+	o.open(name)
+	var few [8]string
+	for _, key := range sorted(few[:0], texts) {
+		o.key(key)
+		o.b = appendString(o.b, texts[key])
+	}
 	o.close()
 }
 
@@ -176,6 +182,7 @@ func (c *Certificate) appendTo(o *object) {
 	o.raw("rendered", c.Rendered)
 	o.raw("granted", c.Granted)
 	o.string("evidence", c.Evidence)
+	o.table("names", c.Names)
 	o.int("asked_exp", c.Asked)
 	o.int("given_exp", c.Given)
 	o.close()

@@ -179,6 +179,9 @@ type Certificate struct {
 	// catalogue names it), echoed (its answer repeats the request) or asserted (it
 	// says nothing, and Granted is what was asked).
 	Evidence string `json:"evidence"`
+	// Names are the immutable ids that names of the request and the mapping were
+	// resolved to, by name.
+	Names map[string]string `json:"names,omitempty"`
 	// Asked and Given are the latest expiry asked for and the one given, in Unix
 	// seconds.
 	Asked int64 `json:"asked_exp"`

@@ -171,12 +171,27 @@ const (
 	Asserted Evidence = "asserted" // it says nothing
 )
 
+// Mode is how a credential comes to be used.
+type Mode string
+
+// The modes.
+const (
+	// Vend: it is handed to whoever asked for it.
+	Vend Mode = "vend"
+	// Inject: it stays here. Whoever asked is given a token of ours, with which Stint
+	// makes the requests that the grant allows, and puts the credential into them.
+	Inject Mode = "inject"
+)
+
 // Description is what a provider says of itself: its abilities are fields, not
 // interfaces to be found by assertion.
 type Description struct {
 	Kind  string
 	About string
 	Class Class
+	// Modes are how its credentials are used, the usual one first. A class that is none
+	// is never vended.
+	Modes []Mode
 	// Schema is the shape of its grants.
 	Schema *grant.Schema
 	// Scheme is that of resource URIs which name something at the upstream:
@@ -197,6 +212,21 @@ type Description struct {
 	Evidence Evidence
 	// Identity lists where the upstream's own log names user, agent or lease.
 	Identity []string
+	// Reads says by which version of which table it is known what only reads.
+	Reads string
+	// Sweeps says that providers of the kind can list what is alive upstream by lease:
+	// an opened one then has Sweep.
+	Sweeps bool
+	// Assertion says that Mint needs the subject's own token.
+	Assertion bool
+	// Check says what is wrong with a grant of a mapping or a ceiling that this provider,
+	// as it is configured, can never be asked for; nil: nothing can be. The grant is as
+	// the administrator wrote it, with names. Nil: the schema says it all.
+	Check func(g grant.Grant) error
+	// Links says that subjects link accounts of their own at providers of the kind: an
+	// opened one then has Link.
+	Links bool
+	Link  *Link
 	// Sweep lists and ends what is alive upstream for leases that keep says nothing
 	// is known of; nil if the upstream cannot list. It returns the leases that it ended
 	// itself, not those that somebody else ended meanwhile.
@@ -256,6 +286,9 @@ type Resolved struct {
 	// upstream enforces that, or has no notion of the subject. Basis says which.
 	Entitlement grant.Grant
 	Basis       string
+	// Names are the immutable ids that names were resolved to, by name, for the record;
+	// nil where names are all there is.
+	Names map[string]string
 }
 
 // MintRequest is what a provider is asked to mint.
@@ -269,6 +302,9 @@ type MintRequest struct {
 	// Subject is the subject as ISSUER#SUB; Pseudonym an index of it that may
 	// appear in the upstream's log; Actor and Client are software.
 	Subject, Pseudonym, Actor, Client string
+	// Assertion is the subject's own token, as it was presented; empty unless the
+	// description asks for it.
+	Assertion secret.String
 	// Note replaces the handle of the intent, durably, before Mint goes on: call it
 	// as soon as something exists that Revoke will need to know of.
 	Note func(handle []byte) error
@@ -289,6 +325,43 @@ type Minted struct {
 	Handle []byte
 	// Upstream are ids by which the upstream's log names the credential.
 	Upstream map[string]string
+}
+
+// Link is how a subject's own account at an upstream is linked: by the code flow of
+// OAuth, in the subject's browser. What is kept is the parent of credentials, and never
+// leaves. Subjects are ISSUER#SUB.
+type Link struct {
+	// Begin returns where the browser has to go (RFC 6749 section 4.1.1), with PKCE by a
+	// verifier (RFC 7636).
+	Begin func(ctx context.Context, r LinkRequest) (where string, err error)
+	// Finish exchanges the code that came back and keeps what it is worth, in place of
+	// what was linked before. Errors: BadToken, if the upstream refuses; Unavailable.
+	Finish func(ctx context.Context, r LinkRequest, code string) (*Account, error)
+	// Linked returns the account that is linked. Errors: ErrNotFound, Unavailable.
+	Linked func(ctx context.Context, subject string) (*Account, error)
+	// Unlink forgets the account at once, and revokes upstream what can be; the outcome
+	// says how far that got. ErrNotFound if there was none.
+	Unlink func(ctx context.Context, subject string) (Outcome, error)
+}
+
+// LinkRequest is one attempt to link an account.
+type LinkRequest struct {
+	Subject string
+	// Redirect is our redirect URI, State comes back with the code, and Verifier is the
+	// secret of PKCE.
+	Redirect, State, Verifier string
+}
+
+// Account is an account at an upstream.
+type Account struct {
+	// ID is the upstream's immutable id of it, and Name what people call it.
+	ID, Name string
+	// Scopes are those that its owner has consented to; nil where there are none.
+	Scopes []string
+	// Since is when it was linked. Expires is when the link ends by itself; zero: never.
+	Since, Expires time.Time
+	// Broken says why it cannot be used until it is linked again; empty: it can.
+	Broken string
 }
 
 // RevokeLease names what is to be ended.

@@ -41,6 +41,9 @@ type Error struct {
 	Personal string
 	// URL is where a person can do what is missing (NeedsApproval, NeedsLink).
 	URL string
+	// Claims is what an upstream wants of the subject's next sign-in, as the claims
+	// parameter of OpenID Connect Core section 5.5 (NeedsLink); empty: nothing.
+	Claims string
 	// RetryAfter says when to try again (Limited, Unavailable).
 	RetryAfter time.Duration
 }

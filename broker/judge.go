@@ -189,6 +189,8 @@ type Narrowed struct {
 	Grant    grant.Grant
 	Rendered []byte
 	Parsed   grant.Grant
+	// Names are the ids that names were resolved to.
+	Names map[string]string
 }
 
 // Decide applies policy, and for an upstream narrows the grant. Errors: BadToken,
@@ -275,7 +277,7 @@ func (j *Judge) narrow(ctx context.Context, policy *scopes.Policy, req *scopes.R
 			token = all
 		}
 	}
-	n := &Narrowed{Inputs: []Input{
+	n := &Narrowed{Names: r.Names, Inputs: []Input{
 		{"subject token", token, basis},
 		{"mapping", mapped, "version " + policy.Versions()[c.Target.Resource]},
 		{"entitlement", r.Entitlement, r.Basis},

@@ -25,6 +25,9 @@ func (x *exchange) mint(ctx context.Context, p Provider, l *Lease) (*Minted, err
 		Subject: x.lineage.Subject, Pseudonym: l.Subject, Actor: x.agent, Client: x.r.Client.ID,
 		Note: func(handle []byte) error { return b.noteHandle(context.WithoutCancel(ctx), noted, handle) },
 	}
+	if p.Describe().Assertion {
+		req.Assertion = x.r.SubjectToken
+	}
 	answer := make(chan minting, 1)
 	go func() {
 		m, err := safely(func() (*Minted, error) { return p.Mint(bounded, req) })

@@ -324,6 +324,7 @@ func (r *Registry) World() scopes.World {
 		Agents: make(map[string]*scopes.Ceiling), Clients: make(map[string]scopes.Client),
 		Self:      r.Self,
 		Providers: make(map[string]*grant.Schema),
+		Checks:    make(map[string]func(grant.Grant) error),
 	}
 	for _, a := range r.Agents {
 		w.Agents[a.Name] = a.Ceiling
@@ -340,7 +341,8 @@ func (r *Registry) World() scopes.World {
 		w.Groups = append(w.Groups, i.Groups...)
 	}
 	for name, p := range r.Providers {
-		w.Providers[name] = p.Describe().Schema
+		d := p.Describe()
+		w.Providers[name], w.Checks[name] = d.Schema, d.Check
 	}
 	return w
 }

@@ -122,7 +122,7 @@ func (x *exchange) certify(d Description) {
 	c := &audit.Certificate{
 		Kind: d.Schema.Kind(), Schema: d.Schema.Hash(),
 		Grant: n.Grant.Canonical(), Rendered: n.Parsed.Canonical(), Asked: x.expires.Unix(),
-		Granted: json.RawMessage("null"),
+		Granted: json.RawMessage("null"), Names: n.Names,
 	}
 	for _, in := range n.Inputs {
 		c.Inputs = append(c.Inputs, audit.Input{Name: in.Name, Grant: in.Grant.Canonical()})

@@ -4,55 +4,45 @@ package providers
 import (
 	"context"
 	"fmt"
-	"log/slog"
+	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/stint-dev/stint/broker"
-	"github.com/stint-dev/stint/internal/secret"
+	"github.com/stint-dev/stint/internal/upstream"
 	"github.com/stint-dev/stint/providers/postgres"
 	"github.com/stint-dev/stint/providers/vault"
 )
 
 // Deps are what providers are handed.
 type Deps struct {
-	// Secret returns the secret that a reference of the settings names.
-	Secret func(ctx context.Context, ref string) (secret.String, error)
+	upstream.Deps
 	// Engine is the Vault that keeps the secrets; nil where a file keeps them.
 	Engine vault.Engine
-	Now    func() time.Time
-	Log    *slog.Logger
 }
 
 // kind is one kind of provider.
 type kind struct {
 	describe func() broker.Description
-	open     func(ctx context.Context, name string, decode func(any) error, d Deps) (broker.Provider, error)
+	open     func(ctx context.Context, name string, decode func(any) error, d upstream.Deps) (broker.Provider, error)
 }
 
-var kinds = map[string]kind{
-	"postgres": {postgres.Describe, func(ctx context.Context, name string, decode func(any) error, d Deps) (broker.Provider, error) {
-		return postgres.Open(ctx, name, decode, postgres.Deps{Secret: d.Secret, Now: d.Now, Log: d.Log})
-	}},
-	"vault": {vault.Describe, func(_ context.Context, name string, decode func(any) error, d Deps) (broker.Provider, error) {
-		return vault.Open(name, decode, vault.Deps{Engine: d.Engine, Now: d.Now})
-	}},
+// kinds are the list: a line a kind.
+func kinds(d Deps) map[string]kind {
+	return map[string]kind{
+		"postgres": {postgres.Describe, postgres.Open},
+		"vault":    {vault.Describe, vault.On(d.Engine)},
+	}
 }
 
 // Kinds are the kinds of providers that exist, sorted.
 func Kinds() []string {
-	names := make([]string, 0, len(kinds))
-	for k := range kinds {
-		names = append(names, k)
-	}
-	slices.Sort(names)
-	return names
+	return slices.Sorted(maps.Keys(kinds(Deps{})))
 }
 
 // Describe returns what all providers of a kind say of themselves.
 func Describe(name string) (broker.Description, error) {
-	k, ok := kinds[name]
+	k, ok := kinds(Deps{})[name]
 	if !ok {
 		return broker.Description{}, unknown(name)
 	}
@@ -62,11 +52,11 @@ func Describe(name string) (broker.Description, error) {
 // Open makes a provider of its settings, which decode reads. It connects to
 // nothing: that waits for the first use. What it opens is closed when ctx ends.
 func Open(ctx context.Context, kind, name string, decode func(any) error, d Deps) (broker.Provider, error) {
-	k, ok := kinds[kind]
+	k, ok := kinds(d)[kind]
 	if !ok {
 		return nil, unknown(kind)
 	}
-	return k.open(ctx, name, decode, d)
+	return k.open(ctx, name, decode, d.Deps)
 }
 
 func unknown(kind string) error {

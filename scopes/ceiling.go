@@ -53,6 +53,8 @@ func (c *compiler) ceiling(who string, in *Ceiling) {
 			g, err := schema.ParseValue(v)
 			if err != nil {
 				c.failf(in.Vend.Pos, "%s: ceiling: vend %s: %v", who, provider, err)
+			} else {
+				c.expressible(in.Vend.Pos, fmt.Sprintf("%s: ceiling: vend %s", who, provider), provider, g)
 			}
 			in.vend[provider] = g
 		}

@@ -270,11 +270,22 @@ func (c *compiler) scope(r *resource, name string, in *Scope) {
 			c.failf(raw.Pos, "scope %s: vend %s: this grant is nothing", name, provider)
 		case in.Access == Read && !g.ReadOnly():
 			c.failf(raw.Pos, "scope %s: vend %s: this grant does more than read, the scope's access is read", name, provider)
+		case v.template == nil:
+			c.expressible(raw.Pos, fmt.Sprintf("scope %s: vend %s", name, provider), provider, g)
 		}
 		if v.template == nil {
 			v.grant = g
 		}
 		s.vend = append(s.vend, v)
+	}
+}
+
+// expressible refuses a grant that the provider could never be asked for.
+func (c *compiler) expressible(at Pos, where, provider string, g grant.Grant) {
+	if check := c.world.Checks[provider]; check != nil {
+		if err := check(g); err != nil {
+			c.failf(at, "%s: %v", where, err)
+		}
 	}
 }
 

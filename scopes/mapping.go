@@ -237,6 +237,9 @@ type World struct {
 	Claims map[string][]string
 	// Providers are the grant schemas of the configured upstreams, by their names.
 	Providers map[string]*grant.Schema
+	// Checks say, by provider, what is wrong with a grant that fits the schema and that
+	// the upstream could never be asked for all the same. There may be none.
+	Checks map[string]func(grant.Grant) error
 }
 
 // Client is what policy needs to know of a client.

@@ -115,7 +115,6 @@ type server struct {
 	*plan
 	log     *slog.Logger
 	store   stateStore
-	ring    *token.Ring
 	tokens  *token.Service
 	journal *audit.Journal
 	subject *store.SubjectKeys

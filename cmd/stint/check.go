@@ -138,7 +138,8 @@ func check(ctx context.Context, path string, how depth) *checkReport {
 	if how >= checkHere {
 		wrong = l.findSecrets(ctx)
 	}
-	deps := providers.Deps{Secret: l.resolve, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
+	nowhere := &plan{cfg: cfg} // nothing is asked of what it keeps
+	deps := providers.Deps{Deps: nowhere.upstreamDeps(l.resolve, vault.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})}
 	if l.engine != nil { // nil in an interface would be an engine
 		deps.Engine = l.engine
 	}

@@ -34,6 +34,8 @@ type plan struct {
 	policy   *scopes.Policy
 	// resources are those of the mappings, also of such as cannot be used.
 	resources map[string]bool
+	// ring signs what providers assert; nil where there is no server.
+	ring *token.Ring
 }
 
 // openPlan opens the secrets, which providers may need, and makes a plan.
@@ -42,15 +44,14 @@ func openPlan(ctx context.Context, cfg *config.Config, deps vault.Deps) (*plan, 
 	if err != nil {
 		return nil, err
 	}
-	pd := providers.Deps{Secret: vault.Resolver{Store: secrets}.Resolve, Now: deps.Now, Log: deps.Log}
+	p := &plan{cfg: cfg, secrets: secrets}
+	pd := providers.Deps{Deps: p.upstreamDeps(vault.Resolver{Store: secrets}.Resolve, deps)}
 	if engine != nil { // an interface that holds a nil pointer is not nil
 		pd.Engine = engine
 	}
-	p, err := newPlan(ctx, cfg, pd)
-	if err != nil {
+	if err := p.fill(ctx, pd); err != nil {
 		return nil, errors.Join(err, secrets.Close())
 	}
-	p.secrets = secrets
 	return p, nil
 }
 
@@ -59,6 +60,15 @@ func openPlan(ctx context.Context, cfg *config.Config, deps vault.Deps) (*plan, 
 // the policy alone, there is a plan beside it, without one.
 func newPlan(ctx context.Context, cfg *config.Config, deps providers.Deps) (*plan, error) {
 	p := &plan{cfg: cfg}
+	err := p.fill(ctx, deps)
+	if p.resources == nil {
+		return nil, err
+	}
+	return p, err
+}
+
+func (p *plan) fill(ctx context.Context, deps providers.Deps) error {
+	cfg := p.cfg
 	upstreams, wrong := openProviders(ctx, cfg, deps)
 	var issuers []*broker.Issuer
 	for _, i := range cfg.Issuers {
@@ -79,14 +89,14 @@ func newPlan(ctx context.Context, cfg *config.Config, deps providers.Deps) (*pla
 	wrong = append(wrong, err)
 	// Mappings that are held against half of what there is would seem wrong.
 	if err = errors.Join(wrong...); err != nil {
-		return nil, err
+		return err
 	}
 	p.resources = make(map[string]bool, len(mappings))
 	for _, m := range mappings {
 		p.resources[m.Resource.Value] = true
 	}
 	p.policy, err = scopes.Compile(mappings, p.world())
-	return p, err
+	return err
 }
 
 // world is what mappings may name.
@@ -230,12 +240,23 @@ func (p *plan) fetcher() (*http.Client, error) {
 		if err != nil {
 			return nil, p.cfg.Errorf("network: ca: %v", brief(err, p.cfg.Network.CA))
 		}
-		policy.Roots = x509.NewCertPool()
-		if !policy.Roots.AppendCertsFromPEM(pem) {
+		if policy.Roots, err = trusting(pem); err != nil {
 			return nil, p.cfg.Errorf("network: ca: %s holds no certificate", p.cfg.Network.CA)
 		}
 	}
 	return outbound.New(policy), nil
+}
+
+// trusting returns the certificates of PEM; nil for none, which are the system's.
+func trusting(pem []byte) (*x509.CertPool, error) {
+	if pem == nil {
+		return nil, nil
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, errors.New("there is no certificate in it")
+	}
+	return roots, nil
 }
 
 // detailsTypes are the types of authorization details that exist.

@@ -97,9 +97,11 @@ func (g *globals) listProviders(c *cobra.Command) error {
 
 // kindView is a kind of provider, as it is printed.
 type kindView struct {
-	Kind     string          `json:"kind"`
-	About    string          `json:"about"`
-	Class    broker.Class    `json:"class"`
+	Kind  string       `json:"kind"`
+	About string       `json:"about"`
+	Class broker.Class `json:"class"`
+	// Modes are how its credentials are used.
+	Modes    []broker.Mode   `json:"modes"`
 	Evidence broker.Evidence `json:"evidence"`
 	// Revokes is what ends when a credential is taken back.
 	Revokes     string `json:"revokes"`
@@ -111,6 +113,12 @@ type kindView struct {
 	MaxLifetime float64  `json:"max_lifetime"`
 	Settable    bool     `json:"lifetime_settable"`
 	Identity    []string `json:"identity"`
+	// Sweeps says that what is alive upstream can be listed by lease, and Links that
+	// subjects link accounts of their own. Reads is by which table it is known what only
+	// reads.
+	Sweeps bool   `json:"sweeps"`
+	Links  bool   `json:"links"`
+	Reads  string `json:"reads"`
 	// Schema is the shape of its grants, and SchemaHash names it in certificates.
 	Schema     json.RawMessage `json:"schema"`
 	SchemaHash string          `json:"schema_hash"`
@@ -126,7 +134,7 @@ func newKindView(d broker.Description) (*kindView, error) {
 		return nil, fmt.Errorf("kind %s does not describe itself", d.Kind)
 	}
 	v := &kindView{
-		Kind: d.Kind, About: d.About, Class: d.Class, Evidence: d.Evidence, Revokes: d.Revokes, TokenType: d.TokenType, Scheme: d.Scheme,
+		Kind: d.Kind, About: d.About, Class: d.Class, Modes: d.Modes, Sweeps: d.Sweeps, Links: d.Links, Reads: d.Reads, Evidence: d.Evidence, Revokes: d.Revokes, TokenType: d.TokenType, Scheme: d.Scheme,
 		DetailsType: d.Details, MinLifetime: d.MinLifetime.Seconds(), MaxLifetime: d.MaxLifetime.Seconds(), Settable: d.Settable,
 		Identity: d.Identity, Schema: d.Schema.Encode(), SchemaHash: d.Schema.Hash(), Grant: map[string]any{}, dims: d.Schema.Dimensions(),
 	}
@@ -199,6 +207,10 @@ var (
 		broker.Object:  "one object, one method",
 		broker.None:    "the credential carries everything, and is never handed out",
 	}
+	modes = map[broker.Mode]string{
+		broker.Vend:   "handed to the client that asks",
+		broker.Inject: "it stays here, and is put into requests that the grant allows",
+	}
 	evidences = map[broker.Evidence]string{
 		broker.Attested: "its answer or its catalogue names what was granted",
 		broker.Echoed:   "its answer repeats what was asked",
@@ -234,6 +246,9 @@ func (v *kindView) text(p *printer) {
 	p.row("kind", v.Kind)
 	p.row("about", v.About)
 	p.row("narrows", meaning(string(v.Class), classes[v.Class]))
+	for i, mode := range v.Modes {
+		p.row(map[bool]string{true: "used", false: ""}[i == 0], modes[mode]+" ("+string(mode)+")")
+	}
 	p.row("evidence", meaning(string(v.Evidence), evidences[v.Evidence]))
 	p.row("revoking ends", meaning(v.Revokes, revoked[v.Revokes]))
 	settable := "as asked"
@@ -243,6 +258,11 @@ func (v *kindView) text(p *printer) {
 	p.row("lifetime", v.lifetimes()+", "+settable)
 	p.row("credential", map[bool]string{true: "a bearer token", false: "a JSON document (token_type N_A)"}[v.TokenType == "Bearer"])
 	p.row("resources", v.Scheme+"://"+exampleProvider+"/...")
+	p.row("orphans", map[bool]string{true: "can be listed, and are ended", false: "cannot be listed: what is lost lives until it ends by itself"}[v.Sweeps])
+	if v.Links {
+		p.row("accounts", "each subject links its own: stint connect")
+	}
+	p.row("only reads", v.Reads)
 	for i, where := range v.Identity {
 		p.row(map[bool]string{true: "logged upstream", false: ""}[i == 0], where)
 	}

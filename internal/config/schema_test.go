@@ -33,11 +33,11 @@ var duration = object{"type": "string", "pattern": `^([0-9]+(\.[0-9]*)?(ns|us|µ
 // shapes are the schemas of types that read themselves.
 var shapes = map[string]object{
 	"scopes.Duration": duration, "store.Duration": duration, "vault.Duration": duration,
-	"providers.postgres.Duration": duration, "providers.vault.Duration": duration,
-	"scopes.Access":   {"enum": texts("read", "write", "admin")},
-	"scopes.Text":     {"type": "string"},
-	"scopes.Raw":      {},
-	"strictyaml.Part": {"type": "object"},
+	"upstream.Duration": duration,
+	"scopes.Access":     {"enum": texts("read", "write", "admin")},
+	"scopes.Text":       {"type": "string"},
+	"scopes.Raw":        {},
+	"strictyaml.Part":   {"type": "object"},
 }
 
 // rules are what code says beyond the tags, by type and by field.

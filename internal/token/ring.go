@@ -76,7 +76,8 @@ type ownKey struct {
 	Key
 	private crypto.Signer
 	jwk     []byte // as published
-	header  string // encoded, with the dot
+	header  string // of a token of ours, encoded, with the dot
+	plain   string // of what is for others
 	created time.Time
 	active  time.Time // when it begins to sign
 	retired time.Time // when another took its place; zero if none did
@@ -365,9 +366,13 @@ func (s *ringState) knows(kid string) bool {
 // sign makes a JWS of a payload with the key that signs now.
 func (r *Ring) sign(payload []byte) (string, error) {
 	k := r.state.Load().signing(r.cfg.Now())
+	return k.sign(k.header, payload)
+}
+
+func (k *ownKey) sign(header string, payload []byte) (string, error) {
 	n := base64.RawURLEncoding.EncodedLen(len(payload))
-	out := make([]byte, 0, len(k.header)+n+1+86)
-	out = append(out, k.header...)
+	out := make([]byte, 0, len(header)+n+1+86)
+	out = append(out, header...)
 	out = base64.RawURLEncoding.AppendEncode(out, payload)
 	var sig []byte
 	switch key := k.private.(type) {

@@ -88,17 +88,13 @@ func ownKeyOf(k ringDocKey) (*ownKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("publish: %w", err)
 	}
-	head, err := json.Marshal(struct {
-		Alg string `json:"alg"`
-		Typ string `json:"typ"`
-		Kid string `json:"kid"`
-	}{j.Algorithm, "at+jwt", j.KeyID})
-	if err != nil {
-		return nil, err
+	head := func(typ string) string {
+		b := append(strictjson.AppendString([]byte(`{"alg":`), j.Algorithm), `,"typ":"`+typ+`","kid":`...)
+		return base64.RawURLEncoding.EncodeToString(append(strictjson.AppendString(b, j.KeyID), '}')) + "."
 	}
 	return &ownKey{
 		Key:     Key{id: j.KeyID, alg: j.Algorithm, public: public.Key, lowS: true},
-		private: signer, jwk: published, header: base64.RawURLEncoding.EncodeToString(head) + ".",
+		private: signer, jwk: published, header: head("at+jwt"), plain: head("JWT"),
 		created: time.Unix(k.Created, 0), active: time.Unix(k.Active, 0),
 	}, nil
 }

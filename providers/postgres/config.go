@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/stint-dev/stint/internal/upstream"
 )
 
 // Config is what the configuration says of one database.
@@ -33,7 +35,7 @@ type Config struct {
 	Public Public `yaml:"public,omitempty"`
 	// MaxLifetime is the longest that a login role lives. Absent: 1h. The database
 	// has a limit of its own, in stint.setting.
-	MaxLifetime Duration `yaml:"max_lifetime,omitempty"`
+	MaxLifetime upstream.Duration `yaml:"max_lifetime,omitempty"`
 	// Connections is how many at a time a login role may have. Absent: 4.
 	Connections int `yaml:"connections,omitempty" check:"min=1,max=1000"`
 	// Rows are the row policies that grants may name, beside "*", which is all rows.
@@ -47,10 +49,10 @@ type Config struct {
 	// run as their owner, as schema.name().
 	Tolerate []string `yaml:"tolerate,omitempty"`
 	// Timeout bounds each call to the database. Absent: 10s.
-	Timeout Duration `yaml:"timeout,omitempty"`
+	Timeout upstream.Duration `yaml:"timeout,omitempty"`
 	// IdleGroups is how long a group role that no lease uses is kept for the next.
 	// Absent: 10m.
-	IdleGroups Duration `yaml:"idle_groups,omitempty"`
+	IdleGroups upstream.Duration `yaml:"idle_groups,omitempty"`
 }
 
 // Public is a database as clients reach it.
@@ -71,19 +73,6 @@ type RowPolicy struct {
 	// Entitled says that it shows a subject no rows but its own: whoever may use
 	// the table at all, even under row-level security, is entitled to them.
 	Entitled bool `yaml:"entitled,omitempty"`
-}
-
-// Duration is a span of time, written as "15m" or "1h30m".
-type Duration struct{ time.Duration }
-
-// UnmarshalText implements [encoding.TextUnmarshaler].
-func (d *Duration) UnmarshalText(b []byte) error {
-	v, err := time.ParseDuration(string(b))
-	if err != nil || v <= 0 {
-		return fmt.Errorf("%q is no duration; write for example 15m or 1h30m", b)
-	}
-	d.Duration = v
-	return nil
 }
 
 // Check says what is wrong with the settings.

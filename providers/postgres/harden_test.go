@@ -11,6 +11,7 @@ import (
 
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/testbed"
+	"github.com/stint-dev/stint/internal/upstream"
 	"github.com/stint-dev/stint/providers/postgres"
 )
 
@@ -23,7 +24,7 @@ func testHardenedDatabase(t *testing.T, pg *testbed.PostgresServer) {
 	w.install(t)
 	w.sql(t, tables)
 	w.provider = w.open(t, postgres.Config{
-		Host: pg.Host, Port: pg.Port, Database: w.db, Password: "secret:broker", Entitlement: "none", IdleGroups: postgres.Duration{Duration: time.Nanosecond},
+		Host: pg.Host, Port: pg.Port, Database: w.db, Password: "secret:broker", Entitlement: "none", IdleGroups: upstream.Duration{Duration: time.Nanosecond},
 	})
 	l := w.mint(t, customers)
 	s := l.session(t)
@@ -105,7 +106,7 @@ func testClonedDatabase(t *testing.T, pg *testbed.PostgresServer) {
 	w.install(t)
 	w.sql(t, tables)
 	cfg := postgres.Config{
-		Host: pg.Host, Port: pg.Port, Database: w.db, Password: "secret:broker", Entitlement: "none", IdleGroups: postgres.Duration{Duration: time.Nanosecond},
+		Host: pg.Host, Port: pg.Port, Database: w.db, Password: "secret:broker", Entitlement: "none", IdleGroups: upstream.Duration{Duration: time.Nanosecond},
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	p, err := postgres.Open(ctx, "main", func(v any) error { *v.(*postgres.Config) = cfg; return nil }, deps)

@@ -18,6 +18,7 @@ import (
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/secret"
 	"github.com/stint-dev/stint/internal/testbed"
+	"github.com/stint-dev/stint/internal/upstream"
 	"github.com/stint-dev/stint/providers/postgres"
 	"github.com/stint-dev/stint/scopes/grant"
 )
@@ -68,7 +69,7 @@ func newShop(t testing.TB, s *testbed.PostgresServer, change ...func(*postgres.C
 	w.cfg = postgres.Config{
 		Host: s.Host, Port: s.Port, Database: w.db, Password: "secret:broker", Entitlement: "none",
 		Rows:       map[string]postgres.RowPolicy{"region": {}, "own": {Entitled: true}},
-		IdleGroups: postgres.Duration{Duration: time.Nanosecond},
+		IdleGroups: upstream.Duration{Duration: time.Nanosecond},
 	}
 	for _, c := range change {
 		c(&w.cfg)
@@ -102,7 +103,7 @@ func (w *shop) open(t testing.TB, cfg postgres.Config) broker.Provider {
 	return p
 }
 
-var deps = postgres.Deps{
+var deps = upstream.Deps{
 	Secret: func(_ context.Context, ref string) (secret.String, error) {
 		if ref != "secret:broker" {
 			return secret.String{}, fmt.Errorf("no secret %q", ref)

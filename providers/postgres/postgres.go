@@ -49,28 +49,19 @@ package postgres
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/stint-dev/stint/broker"
-	"github.com/stint-dev/stint/internal/secret"
+	"github.com/stint-dev/stint/internal/upstream"
 	"github.com/stint-dev/stint/scopes/grant"
 )
-
-// Deps are what a provider is handed.
-type Deps struct {
-	// Secret returns the secret that a reference of the settings names.
-	Secret func(ctx context.Context, ref string) (secret.String, error)
-	Now    func() time.Time
-	Log    *slog.Logger
-}
 
 type provider struct {
 	name   string
 	cfg    Config
-	deps   Deps
+	deps   upstream.Deps
 	pool   *pgxpool.Pool
 	schema *grant.Schema
 	about  broker.Description
@@ -93,7 +84,7 @@ func Describe() broker.Description {
 	}
 	return broker.Description{
 		Kind: "postgres", About: "PostgreSQL logins: a role for each lease, in a group with exactly the privileges granted",
-		Class: broker.Exact, Schema: s, Scheme: "postgres", Details: "postgres", TokenType: "N_A",
+		Class: broker.Exact, Modes: []broker.Mode{broker.Vend}, Sweeps: true, Reads: "SELECT, by the schema", Schema: s, Scheme: "postgres", Details: "postgres", TokenType: "N_A",
 		MinLifetime: time.Second, MaxLifetime: time.Hour, Settable: true, Revokes: "token", Evidence: broker.Attested,
 		Identity: []string{"role name: the lease", "role comment: lease, pseudonym of the subject, agent, client"},
 	}
@@ -119,7 +110,7 @@ func newSchema(rows map[string]RowPolicy) (*grant.Schema, error) {
 
 // Open makes a provider of its settings. It connects to nothing: that waits for
 // the first use. The connections are closed when ctx ends.
-func Open(ctx context.Context, name string, decode func(any) error, d Deps) (broker.Provider, error) {
+func Open(ctx context.Context, name string, decode func(any) error, d upstream.Deps) (broker.Provider, error) {
 	p := &provider{name: name, deps: d, tolerated: make(map[string]bool)}
 	if err := decode(&p.cfg); err != nil {
 		return nil, err
@@ -140,7 +131,7 @@ func Open(ctx context.Context, name string, decode func(any) error, d Deps) (bro
 	context.AfterFunc(ctx, p.pool.Close)
 	p.about = Describe()
 	p.about.Schema, p.about.MaxLifetime = p.schema, p.cfg.MaxLifetime.Duration
-	p.about.Sweep, p.about.Ready = p.sweep, p.ready
+	p.about.Sweep, p.about.Ready, p.about.Check = p.sweep, p.ready, p.check
 	return p, nil
 }
 

@@ -144,8 +144,8 @@ func (f *Fake) alive(l *fakeLease) bool { return !l.ended && f.now().Before(l.ex
 // Describe implements [broker.Provider].
 func (f *Fake) Describe() broker.Description {
 	return broker.Description{
-		Kind: "fake", About: "an upstream in memory, for tests", Class: broker.Exact, Schema: FakeSchema,
-		Scheme: "fake", Details: "fake", TokenType: "Bearer", MinLifetime: time.Second, MaxLifetime: fakeMax, Settable: true,
+		Kind: "fake", About: "an upstream in memory, for tests", Class: broker.Exact, Modes: []broker.Mode{broker.Vend}, Schema: FakeSchema,
+		Sweeps: true, Reads: "the schema", Scheme: "fake", Details: "fake", TokenType: "Bearer", MinLifetime: time.Second, MaxLifetime: fakeMax, Settable: true,
 		Revokes: "token", Evidence: broker.Attested, Identity: []string{"lease"}, Sweep: f.sweep, Ready: f.ready,
 	}
 }

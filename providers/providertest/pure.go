@@ -27,6 +27,14 @@ func describes(_ context.Context, h *Harness) error {
 		return errors.New("the schema is missing, or another kind's")
 	case !slices.Contains([]broker.Class{broker.Exact, broker.Coarse, broker.Profile, broker.Object, broker.None}, d.Class):
 		return fmt.Errorf("no class is called %q", d.Class)
+	case len(d.Modes) == 0 || d.Class == broker.None && slices.Contains(d.Modes, broker.Vend):
+		return fmt.Errorf("no credential of the class %q is used as %q", d.Class, d.Modes)
+	case d.Sweeps != (d.Sweep != nil):
+		return errors.New("whether it sweeps is not what it says")
+	case d.Links != (d.Link != nil):
+		return errors.New("whether accounts are linked is not what it says")
+	case d.Reads == "":
+		return errors.New("nothing says by what it is known what only reads")
 	case d.TokenType != "Bearer" && d.TokenType != "N_A":
 		return fmt.Errorf("no token type is called %q", d.TokenType)
 	case d.MinLifetime <= 0 || d.MaxLifetime < 0 || d.MaxLifetime > 0 && d.MaxLifetime < d.MinLifetime:

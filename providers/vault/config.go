@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/stint-dev/stint/internal/upstream"
 )
 
 // Config is what the configuration says of the credentials of one provider.
@@ -17,7 +19,7 @@ type Config struct {
 	Roles map[string]Role `yaml:"roles" check:"required"`
 	// MaxLifetime is the longest that a credential lives. Absent: 1h. Vault has
 	// limits of its own, in the token role and the engines.
-	MaxLifetime Duration `yaml:"max_lifetime,omitempty"`
+	MaxLifetime upstream.Duration `yaml:"max_lifetime,omitempty"`
 }
 
 // Role is one credential that may be vended.
@@ -64,19 +66,6 @@ func (r Role) order() order {
 	o := order{Mount: r.Mount, Path: r.Path, Policy: r.Policy, Method: r.Method, Lifetime: r.LifetimeParam, Params: map[string]string{}}
 	maps.Copy(o.Params, r.Params)
 	return o
-}
-
-// Duration is a span of time, written as "15m" or "1h30m".
-type Duration struct{ time.Duration }
-
-// UnmarshalText implements [encoding.TextUnmarshaler].
-func (d *Duration) UnmarshalText(b []byte) error {
-	v, err := time.ParseDuration(string(b))
-	if err != nil || v <= 0 {
-		return fmt.Errorf("%q is no duration; write for example 15m or 1h30m", b)
-	}
-	d.Duration = v
-	return nil
 }
 
 // minLifetime is the shortest life: what [margin] leaves of it is some seconds.

@@ -118,7 +118,7 @@ func (l lossy) Generate(ctx context.Context, token secret.String, path string, p
 }
 
 func testLostAnswer(t *testing.T, w *shop) {
-	p := open(t, map[string]vault.Role{"orders-reader": shelf["orders-reader"].Role}, vault.Deps{Engine: lossy{w.engine}, Now: time.Now})
+	p := open(t, map[string]vault.Role{"orders-reader": shelf["orders-reader"].Role}, deps{Engine: lossy{w.engine}, Now: time.Now})
 	r := w.ask(t, "orders-reader", 10*time.Minute)
 	if _, err := p.Mint(t.Context(), r.MintRequest); broker.CodeOf(err) != broker.Unavailable {
 		t.Fatal(err)

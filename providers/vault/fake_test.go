@@ -10,6 +10,7 @@ import (
 
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/secret"
+	"github.com/stint-dev/stint/internal/upstream"
 	"github.com/stint-dev/stint/providers/vault"
 )
 
@@ -152,12 +153,22 @@ func roles() map[string]vault.Role {
 // on opens a provider called main with a fake.
 func on(t testing.TB, f *fake) broker.Provider {
 	t.Helper()
-	return open(t, roles(), vault.Deps{Engine: f, Now: func() time.Time { return f.now }})
+	return open(t, roles(), deps{Engine: f, Now: func() time.Time { return f.now }})
 }
 
-func open(t testing.TB, r map[string]vault.Role, d vault.Deps) broker.Provider {
+// deps are what a provider stands on here.
+type deps struct {
+	Engine vault.Engine
+	Now    func() time.Time
+}
+
+func (d deps) open(t testing.TB, decode func(any) error) (broker.Provider, error) {
+	return vault.On(d.Engine)(t.Context(), "main", decode, upstream.Deps{Now: d.Now})
+}
+
+func open(t testing.TB, r map[string]vault.Role, d deps) broker.Provider {
 	t.Helper()
-	p, err := vault.Open("main", func(v any) error { v.(*vault.Config).Roles = r; return nil }, d)
+	p, err := d.open(t, func(v any) error { v.(*vault.Config).Roles = r; return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

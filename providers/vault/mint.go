@@ -57,7 +57,7 @@ func (p *provider) Mint(ctx context.Context, r broker.MintRequest) (*broker.Mint
 	}
 	// Vault leases to a token that ended while it was at it, too, and then nothing
 	// ends the lease in time.
-	if _, err := p.deps.Engine.LookupChild(ctx, h.Accessor); err != nil {
+	if _, err := p.engine.LookupChild(ctx, h.Accessor); err != nil {
 		return nil, fmt.Errorf("the token after its use: %w", err)
 	}
 	return p.minted(name, m, h, ends, r)
@@ -102,14 +102,14 @@ func (p *provider) child(ctx context.Context, o order, r broker.MintRequest) (to
 	if life < time.Second {
 		return token, h, ends, fmt.Errorf("no credential for less than %s", minLifetime)
 	}
-	token, h.Accessor, err = p.deps.Engine.CreateChild(context.WithoutCancel(ctx), o.Policy, life, r.Lease)
+	token, h.Accessor, err = p.engine.CreateChild(context.WithoutCancel(ctx), o.Policy, life, r.Lease)
 	if err != nil {
 		return token, h, ends, err
 	}
 	if err := p.note(ctx, r, h); err != nil {
 		return token, h, ends, err
 	}
-	ends, err = p.deps.Engine.LookupChild(ctx, h.Accessor)
+	ends, err = p.engine.LookupChild(ctx, h.Accessor)
 	switch {
 	case err != nil:
 		return token, h, ends, err
@@ -152,7 +152,7 @@ func (p *provider) generate(ctx context.Context, token secret.String, o order, e
 		}
 		params[o.Lifetime] = fmt.Sprintf("%ds", left/time.Second)
 	}
-	m.fields, m.lease, m.life, err = p.deps.Engine.Generate(context.WithoutCancel(ctx), token, o.Mount+"/"+o.Path, params)
+	m.fields, m.lease, m.life, err = p.engine.Generate(context.WithoutCancel(ctx), token, o.Mount+"/"+o.Path, params)
 	m.done = p.deps.Now()
 	return m, err
 }

@@ -66,7 +66,7 @@ func (p *provider) end(ctx context.Context, h handle, expires time.Time) (broker
 			return out, err
 		}
 	}
-	if err := p.deps.Engine.RevokeChild(ctx, h.Accessor); err != nil && !errors.Is(err, broker.ErrNotFound) {
+	if err := p.engine.RevokeChild(ctx, h.Accessor); err != nil && !errors.Is(err, broker.ErrNotFound) {
 		return broker.Outcome{}, err
 	}
 	return out, nil
@@ -90,13 +90,13 @@ func (p *provider) lasting(h handle, expires time.Time) broker.Outcome {
 // endLease ends a lease upstream. That there is none is looked up before: to
 // revoke one is no error either way.
 func (p *provider) endLease(ctx context.Context, lease string, expires time.Time) (broker.Outcome, error) {
-	switch _, err := p.deps.Engine.LookupLease(ctx, lease); {
+	switch _, err := p.engine.LookupLease(ctx, lease); {
 	case errors.Is(err, broker.ErrNotFound):
 		return broker.Outcome{State: broker.AlreadyDead, Note: "Vault has no such lease"}, nil
 	case err != nil:
 		return broker.Outcome{}, err
 	}
-	err := p.deps.Engine.RevokeLease(ctx, lease)
+	err := p.engine.RevokeLease(ctx, lease)
 	switch {
 	case err == nil:
 		return broker.Outcome{State: broker.Revoked}, nil

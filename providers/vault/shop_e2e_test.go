@@ -133,7 +133,7 @@ func newShop(t *testing.T) *shop {
 		w.setUp(t, "lease", name, s.Mount+"/"+s.Path, capability)
 	}
 	w.engine = w.login(t)
-	d := vault.Deps{Engine: w.engine, Now: time.Now}
+	d := deps{Engine: w.engine, Now: time.Now}
 	w.provider, w.logins = open(t, roles, d), open(t, logins, d)
 	return w
 }

@@ -48,6 +48,7 @@ import (
 
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/secret"
+	"github.com/stint-dev/stint/internal/upstream"
 	"github.com/stint-dev/stint/scopes/grant"
 )
 
@@ -69,17 +70,11 @@ type Engine interface {
 	LookupLease(ctx context.Context, lease string) (time.Time, error)
 }
 
-// Deps are what a provider is handed.
-type Deps struct {
-	// Engine is nil where secrets are not kept in Vault.
-	Engine Engine
-	Now    func() time.Time
-}
-
 type provider struct {
 	name   string
 	cfg    Config
-	deps   Deps
+	deps   upstream.Deps
+	engine Engine
 	schema *grant.Schema
 	about  broker.Description
 }
@@ -95,7 +90,7 @@ func Describe() broker.Description {
 	}
 	return broker.Description{
 		Kind: "vault", About: "credentials of Vault's dynamic secrets engines, each by a role that was made beforehand",
-		Class: broker.Profile, Schema: s, Scheme: "vault", Details: "vault", TokenType: "N_A",
+		Class: broker.Profile, Modes: []broker.Mode{broker.Vend}, Reads: "the settings", Schema: s, Scheme: "vault", Details: "vault", TokenType: "N_A",
 		MinLifetime: minLifetime, MaxLifetime: time.Hour, Settable: true, Revokes: "token", Evidence: broker.Echoed,
 		Identity: []string{
 			"Vault's audit log, auth.metadata.lease and auth.display_name: the lease",
@@ -121,13 +116,19 @@ func newSchema(roles map[string]Role) (*grant.Schema, error) {
 	})
 }
 
-// Open makes a provider of its settings. It asks Vault for nothing: that waits for
-// the first use.
-func Open(name string, decode func(any) error, d Deps) (broker.Provider, error) {
-	if d.Engine == nil {
+// On returns what makes a provider on a Vault of its settings. It asks Vault for
+// nothing: that waits for the first use.
+func On(e Engine) func(ctx context.Context, name string, decode func(any) error, d upstream.Deps) (broker.Provider, error) {
+	return func(_ context.Context, name string, decode func(any) error, d upstream.Deps) (broker.Provider, error) {
+		return open(e, name, decode, d)
+	}
+}
+
+func open(e Engine, name string, decode func(any) error, d upstream.Deps) (broker.Provider, error) {
+	if e == nil {
 		return nil, errors.New("credentials of Vault's engines need a Vault: secrets are kept in a file here (secrets.kind)")
 	}
-	p := &provider{name: name, deps: d}
+	p := &provider{name: name, deps: d, engine: e}
 	if err := decode(&p.cfg); err != nil {
 		return nil, err
 	}
@@ -161,7 +162,7 @@ func (p *provider) Describe() broker.Description { return p.about }
 // take us for somebody who may ask.
 func (p *provider) ready(ctx context.Context) error {
 	first := slices.Min(slices.Collect(maps.Keys(p.cfg.Roles)))
-	_, err := p.deps.Engine.LookupLease(ctx, p.cfg.Roles[first].where()+"/none")
+	_, err := p.engine.LookupLease(ctx, p.cfg.Roles[first].where()+"/none")
 	if errors.Is(err, broker.ErrNotFound) {
 		return nil
 	}
