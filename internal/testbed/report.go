@@ -17,8 +17,8 @@ type Row struct {
 	Met    bool    `json:"met"`
 }
 
-// Report writes build/reports/NAME.json, below the root of the module.
-func Report(t testing.TB, name string, rows ...Row) {
+// Root returns the folder of the module that the test is in.
+func Root(t testing.TB) string {
 	t.Helper()
 	root, err := filepath.Abs(".")
 	if err != nil {
@@ -26,19 +26,24 @@ func Report(t testing.TB, name string, rows ...Row) {
 	}
 	for {
 		if _, err := os.Stat(filepath.Join(root, "go.mod")); err == nil {
-			break
+			return root
 		}
-		if up := filepath.Dir(root); up != root {
-			root = up
-			continue
+		up := filepath.Dir(root)
+		if up == root {
+			t.Fatal("there is no go.mod above")
 		}
-		t.Fatal("there is no go.mod above")
+		root = up
 	}
+}
+
+// Report writes build/reports/NAME.json, below the root of the module.
+func Report(t testing.TB, name string, rows ...Row) {
+	t.Helper()
 	data, err := json.MarshalIndent(map[string]any{"rows": rows}, "", "  ")
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(root, "build", "reports")
+	dir := filepath.Join(Root(t), "build", "reports")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}

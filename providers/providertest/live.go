@@ -80,9 +80,12 @@ func lives(ctx context.Context, h *Harness) error {
 				refused++
 			}
 		}
-		if err := h.revoked(ctx, l, s); err != nil {
+		began := time.Now()
+		o, err := h.revoked(ctx, l, s)
+		if err != nil {
 			return err
 		}
+		h.result.ended(o, time.Since(began))
 	}
 	if len(h.Acts) > 0 && (allowed == 0 || refused == 0) {
 		return fmt.Errorf("%d acts were allowed and %d refused, which shows nothing", allowed, refused)
@@ -90,32 +93,32 @@ func lives(ctx context.Context, h *Harness) error {
 	return h.clean(ctx)
 }
 
-// revoked ends a lease under an open session.
-func (h *Harness) revoked(ctx context.Context, l *lease, s Session) error {
+// revoked ends a lease under an open session, and returns what came of it.
+func (h *Harness) revoked(ctx context.Context, l *lease, s Session) (broker.OutcomeState, error) {
 	defer s.Close()
 	o, err := h.end(ctx, l)
 	if err != nil {
-		return err
+		return o.State, err
 	}
 	switch o.State {
 	case broker.Revoked:
 	case broker.NotRevocableUntil, broker.UnknownUntil:
 		if o.Until.IsZero() {
-			return fmt.Errorf("%s, without a time", o.State)
+			return o.State, fmt.Errorf("%s, without a time", o.State)
 		}
-		return nil
+		return o.State, nil
 	default:
-		return fmt.Errorf("the outcome of the first revocation is %s", o.State)
+		return o.State, fmt.Errorf("the outcome of the first revocation is %s", o.State)
 	}
 	if err := h.dead(ctx, l.minted); err != nil {
-		return err
+		return o.State, err
 	}
 	for _, act := range names(h.Acts) {
 		if err := s.Do(ctx, act); err == nil {
-			return fmt.Errorf("a session that was open does %q after the revocation", act)
+			return o.State, fmt.Errorf("a session that was open does %q after the revocation", act)
 		}
 	}
-	return nil
+	return o.State, nil
 }
 
 func expires(ctx context.Context, h *Harness) error {
@@ -363,5 +366,6 @@ func (h *Harness) inCrowd(ctx context.Context, g grant.Grant, clean bool) error 
 			}
 		}
 	}
-	return h.revoked(ctx, l, s)
+	_, err = h.revoked(ctx, l, s)
+	return err
 }

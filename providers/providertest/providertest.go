@@ -55,6 +55,14 @@ type Harness struct {
 	Within func(ctx context.Context, a, b grant.Grant) (bool, error)
 	// Rounds is how many random grants are tried at the upstream. Zero: 8.
 	Rounds int
+	// Overgrants are providers of the same settings, by what is wrong with the upstream
+	// that each stands before: it gives more than it is asked for.
+	Overgrants map[string]broker.Provider
+	// Variant tells several harnesses of a kind apart in reports. Upstream says what the
+	// provider runs against, such as PostgreSQL 15, and Oracle who Within asks.
+	Variant, Upstream, Oracle string
+
+	result *Result
 }
 
 // property is one clause of the contract.
@@ -69,6 +77,13 @@ func Run(t *testing.T, h Harness) {
 	if h.Rounds == 0 {
 		h.Rounds = 8
 	}
+	d := h.Provider.Describe()
+	h.result = &Result{Kind: d.Kind, Variant: h.Variant, Class: d.Class, Upstream: h.Upstream, Oracle: h.Oracle}
+	defer func() {
+		if !t.Failed() {
+			h.result.publish(t)
+		}
+	}()
 	for _, p := range properties {
 		t.Run(p.name, func(t *testing.T) {
 			if err := p.hold(t.Context(), &h); err != nil {
@@ -92,6 +107,7 @@ var properties = []property{
 	{"what was minted is ended when the answer is lost", survivesLostAnswers},
 	{"a mint that comes after its revocation leaves nothing", refusesLateMints},
 	{"whoever gives up leaves nothing that cannot be ended", survivesCancelling},
+	{"an upstream that gives too much is noticed", catchesOvergrants},
 	{"sweeping ends the orphans and nothing else", sweeps},
 	{"many at once do not get in each other's way", survivesCrowds},
 }

@@ -52,8 +52,11 @@ func harness(t testing.TB, wrap func(broker.Provider) broker.Provider) Harness {
 			}
 		}
 	}
+	over := NewFake("main", time.Now)
 	return Harness{
-		Provider: wrap(f), Subject: "https://idp.example#alice", Acts: acts, Rounds: 4,
+		result: &Result{}, Upstream: "memory", Oracle: "acts",
+		Overgrants: map[string]broker.Provider{"everything": Over(over), "an hour more": Outlives(over, time.Hour), "no grant": Garbage(over, Evidence)},
+		Provider:   wrap(f), Subject: "https://idp.example#alice", Acts: acts, Rounds: 4,
 		Inexpressible: []grant.Grant{FakeSchema.Everything()},
 		Grant: func(r *rand.Rand) grant.Grant {
 			for {
@@ -239,6 +242,7 @@ func TestSuiteNotices(t *testing.T) {
 				return d
 			}}
 		}},
+		"an upstream that gives too much, unnoticed": {"an upstream that gives", func(p broker.Provider) broker.Provider { return quiet{p} }},
 		"an upstream that is down": {"it is ready", func(p broker.Provider) broker.Provider {
 			p.(*Fake).Break(errors.New("down"))
 			return p
@@ -250,6 +254,9 @@ func TestSuiteNotices(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := harness(t, c.wrap)
+			if p, ok := h.Provider.(quiet); ok {
+				h.Overgrants = map[string]broker.Provider{"unsaid": p}
+			}
 			i := slices.IndexFunc(properties, func(p property) bool { return strings.HasPrefix(p.name, c.breaks) })
 			if i < 0 {
 				t.Fatalf("there is no clause %q", c.breaks)
@@ -262,6 +269,9 @@ func TestSuiteNotices(t *testing.T) {
 		})
 	}
 }
+
+// quiet gives what it gives, and says that it gave what was asked.
+type quiet struct{ broker.Provider }
 
 // misfiled mints under another lease than it was told.
 type misfiled struct{ broker.Provider }

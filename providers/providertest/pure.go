@@ -245,10 +245,12 @@ func agreesWithOracle(ctx context.Context, h *Harness) error {
 		}
 		ok, diffs := grant.Leq(a, b)
 		really, err := h.Within(ctx, a, b)
+		h.result.Pairs++
 		switch {
 		case err != nil:
 			return fmt.Errorf("ask the oracle: %w", err)
 		case ok && !really:
+			h.result.Violations++
 			return fmt.Errorf("%s is said to be below %s, and allows more", a, b)
 		case !ok && len(diffs) == 0:
 			return fmt.Errorf("%s is not below %s, and nothing says why", a, b)
