@@ -177,7 +177,24 @@ func (w *shop) within(t testing.TB) func(context.Context, grant.Grant, grant.Gra
 
 func testContract(t *testing.T, pg *testbed.PostgresServer) {
 	w := newShop(t, pg)
-	providertest.Run(t, w.harness(t))
+	h := w.harness(t)
+	h.Upstream, h.Oracle = "PostgreSQL "+w.one(t, `SELECT split_part(current_setting('server_version'), '.', 1)`), "has_*_privilege"
+	h.Pairs = 200
+	h.Overgrants = make(map[string]broker.Provider, len(openDoors))
+	for name, script := range openDoors {
+		over := newShop(t, pg)
+		over.sql(t, script)
+		h.Overgrants[name] = over.provider
+	}
+	providertest.Run(t, h)
+}
+
+// openDoors let every role of a database do more than a grant says.
+var openDoors = map[string]string{
+	"a table that is open to PUBLIC":     `GRANT SELECT ON app.hidden TO PUBLIC`,
+	"a column that is open to PUBLIC":    `GRANT UPDATE (id) ON app.hidden TO PUBLIC`,
+	"a function that runs as an owner":   `CREATE FUNCTION app.peek() RETURNS bigint LANGUAGE sql SECURITY DEFINER AS 'SELECT count(*) FROM app.hidden'`,
+	"a schema that PUBLIC may create in": `GRANT CREATE ON SCHEMA app TO PUBLIC`,
 }
 
 // TestProvider runs what can share one server: each test has databases of its

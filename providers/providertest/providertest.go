@@ -55,6 +55,8 @@ type Harness struct {
 	Within func(ctx context.Context, a, b grant.Grant) (bool, error)
 	// Rounds is how many random grants are tried at the upstream. Zero: 8.
 	Rounds int
+	// Pairs is how many pairs of grants Within is asked about. Zero: 4 a round.
+	Pairs int
 	// Overgrants are providers of the same settings, by what is wrong with the upstream
 	// that each stands before: it gives more than it is asked for.
 	Overgrants map[string]broker.Provider
@@ -76,6 +78,9 @@ func Run(t *testing.T, h Harness) {
 	t.Helper()
 	if h.Rounds == 0 {
 		h.Rounds = 8
+	}
+	if h.Pairs == 0 {
+		h.Pairs = 4 * h.Rounds
 	}
 	d := h.Provider.Describe()
 	h.result = &Result{Kind: d.Kind, Variant: h.Variant, Class: d.Class, Upstream: h.Upstream, Oracle: h.Oracle}

@@ -54,7 +54,7 @@ func harness(t testing.TB, wrap func(broker.Provider) broker.Provider) Harness {
 	}
 	over := NewFake("main", time.Now)
 	return Harness{
-		result: &Result{}, Upstream: "memory", Oracle: "acts",
+		result: &Result{}, Pairs: 16, Upstream: "memory", Oracle: "acts",
 		Overgrants: map[string]broker.Provider{"everything": Over(over), "an hour more": Outlives(over, time.Hour), "no grant": Garbage(over, Evidence)},
 		Provider:   wrap(f), Subject: "https://idp.example#alice", Acts: acts, Rounds: 4,
 		Inexpressible: []grant.Grant{FakeSchema.Everything()},

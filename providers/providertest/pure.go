@@ -235,7 +235,7 @@ func agreesWithOracle(ctx context.Context, h *Harness) error {
 	}
 	r := random(3)
 	below, missed := 0, 0
-	for i := range 4 * h.Rounds {
+	for i := range h.Pairs {
 		a, b := h.Grant(r), h.Grant(r)
 		if i%2 == 0 {
 			a = grant.Meet(a, b)

@@ -35,6 +35,15 @@ type Role struct {
 	// there are any. Absent: read.
 	Method string            `yaml:"method,omitempty" check:"oneof=read|write"`
 	Params map[string]string `yaml:"params,omitempty"`
+	// Engine is the kind of the secrets engine. Said, what is known of it is held against
+	// the rest: what Vault can take back, and what a grant may choose. Absent: the
+	// settings are taken at their word.
+	Engine string `yaml:"engine,omitempty" check:"oneof=database|aws|gcp|azure|kubernetes|ssh|pki"`
+	// Choose lists parameters that a grant chooses, each with all the values that may
+	// ever be chosen: of aws role_arn; of kubernetes kubernetes_namespace and
+	// cluster_role_binding; of ssh valid_principals, cert_type, username and ip; of pki
+	// common_name, alt_names, ip_sans and uri_sans. A credential has one of each.
+	Choose map[string][]string `yaml:"choose,omitempty"`
 	// LifetimeParam names the parameter, mostly ttl, that tells the engine how long
 	// the credential is to live, in seconds as in "900s". Absent: it is not told,
 	// and the credential ends with its lease.
@@ -53,6 +62,8 @@ type Role struct {
 	// which cannot be revoked, in seconds since 1970 or as RFC 3339 has it: of pki
 	// it is expiration. Absent: it ends when its lease says.
 	Ends string `yaml:"ends,omitempty"`
+
+	spelled bool // whether Revoke was
 }
 
 // lasts reports whether the credential cannot be taken back.
@@ -61,11 +72,48 @@ func (r Role) lasts() bool { return r.Revoke == "none" }
 // where is the path in Vault.
 func (r Role) where() string { return r.Mount + "/" + r.Path }
 
-// order is what is sent to Vault.
-func (r Role) order() order {
+// order is what is sent to Vault, with what a grant chose.
+func (r Role) order(chosen map[string]string) order {
 	o := order{Mount: r.Mount, Path: r.Path, Policy: r.Policy, Method: r.Method, Lifetime: r.LifetimeParam, Params: map[string]string{}}
+	maps.Copy(o.Params, chosen)
 	maps.Copy(o.Params, r.Params)
 	return o
+}
+
+// chose returns what was chosen in an order of this role; ok is false if it is none.
+func (r Role) chose(o order) (chosen map[string]string, ok bool) {
+	chosen = make(map[string]string, len(r.Choose))
+	for name, values := range r.Choose {
+		if !slices.Contains(values, o.Params[name]) {
+			return nil, false
+		}
+		chosen[name] = o.Params[name]
+	}
+	return chosen, r.order(chosen).equal(o)
+}
+
+// overlaps reports whether some order could be of either role.
+func (r Role) overlaps(b Role) bool {
+	may := func(r Role) map[string][]string {
+		all := maps.Clone(r.Choose)
+		if all == nil {
+			all = make(map[string][]string, len(r.Params))
+		}
+		for name, v := range r.Params {
+			all[name] = []string{v}
+		}
+		return all
+	}
+	mine, theirs := may(r), may(b)
+	if r.Mount != b.Mount || r.Path != b.Path || r.Policy != b.Policy || r.Method != b.Method || r.LifetimeParam != b.LifetimeParam || len(mine) != len(theirs) {
+		return false
+	}
+	for name, values := range mine {
+		if !slices.ContainsFunc(values, func(v string) bool { return slices.Contains(theirs[name], v) }) {
+			return false
+		}
+	}
+	return true
 }
 
 // minLifetime is the shortest life: what [margin] leaves of it is some seconds.
@@ -101,7 +149,7 @@ func (c *Config) Check() error {
 		}
 		for _, before := range names[:i] {
 			// What is sent has to tell which role is meant.
-			if c.Roles[before].order().equal(r.order()) {
+			if c.Roles[before].overlaps(r) {
 				return fmt.Errorf("roles: %s and %s ask Vault for the same", before, name)
 			}
 		}
@@ -114,7 +162,7 @@ func (r *Role) fill() {
 	if r.Method == "" {
 		r.Method = "read"
 	}
-	if r.Revoke == "" {
+	if r.spelled = r.spelled || r.Revoke != ""; r.Revoke == "" {
 		r.Revoke = "lease"
 	}
 }
@@ -136,5 +184,5 @@ func (r Role) check() error {
 	case r.Ends != "" && !r.lasts():
 		return errors.New("ends goes with revoke: none: what can be revoked ends with its lease")
 	}
-	return nil
+	return r.checkEngine()
 }

@@ -24,7 +24,16 @@ import (
 // what is left.
 func TestProvider(t *testing.T) {
 	w := newShop(t)
-	t.Run("contract", func(t *testing.T) { providertest.Run(t, w.harness(t)) })
+	t.Run("contract", func(t *testing.T) {
+		h := w.harness(t)
+		h.Upstream = "Vault 1.21, on PostgreSQL 15"
+		h.Overgrants = map[string]broker.Provider{}
+		only := map[string]vault.Role{"orders-reader": shelf["orders-reader"].Role, "orders-writer": shelf["orders-writer"].Role}
+		for name, e := range map[string]vault.Engine{"a lease of another role": elsewhere{w.engine}, "a token that lives longer": longer{w.engine}} {
+			h.Overgrants[name] = open(t, only, deps{Engine: e, Now: time.Now})
+		}
+		providertest.Run(t, h)
+	})
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, *shop)
@@ -39,6 +48,7 @@ func TestProvider(t *testing.T) {
 		{"what nobody leases is said to last", testUnleased},
 		{"a leased certificate is revoked", testLeasedCertificate},
 		{"what is not leased is not vended as if it were", testMisread},
+		{"a grant chooses", testChoices},
 		{"a Vault that is sealed", testSealed}, // the last: it stays so
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -132,6 +142,22 @@ func testLostAnswer(t *testing.T, w *shop) {
 		}
 	}
 	eventually(t, "the login ends with its token", func() bool { return len(w.remains(t)) == 0 })
+}
+
+// elsewhere is a Vault that leases by another role than it was asked for.
+type elsewhere struct{ *vaultstore.Engine }
+
+func (e elsewhere) Generate(ctx context.Context, token secret.String, path string, params map[string]any) (map[string]secret.String, string, time.Duration, error) {
+	made, lease, life, err := e.Engine.Generate(ctx, token, path, params)
+	return made, strings.Replace(lease, "/orders-", "/all-orders-", 1), life, err
+}
+
+// longer is a Vault whose tokens live longer than was asked.
+type longer struct{ *vaultstore.Engine }
+
+func (l longer) LookupChild(ctx context.Context, accessor string) (time.Time, error) {
+	ends, err := l.Engine.LookupChild(ctx, accessor)
+	return ends.Add(time.Hour), err
 }
 
 func testRevokedMeanwhile(t *testing.T, w *shop) {

@@ -12,6 +12,7 @@ import (
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/secret"
 	"github.com/stint-dev/stint/internal/strictjson"
+	"github.com/stint-dev/stint/scopes/grant"
 )
 
 // A lease id becomes a display name in Vault, and names are made of that.
@@ -60,21 +61,28 @@ func (p *provider) Mint(ctx context.Context, r broker.MintRequest) (*broker.Mint
 	if _, err := p.engine.LookupChild(ctx, h.Accessor); err != nil {
 		return nil, fmt.Errorf("the token after its use: %w", err)
 	}
-	return p.minted(name, m, h, ends, r)
+	granted, err := p.granted(name, order)
+	if err != nil {
+		return nil, err
+	}
+	if says := engines[role.Engine].says; says != nil {
+		chosen, _ := role.chose(order)
+		if err := says(m.fields, chosen); err != nil {
+			return nil, fmt.Errorf("what %s made: %w", role.where(), err)
+		}
+	}
+	return p.minted(name, granted, m, h, ends, r)
 }
 
 // minted holds what was made to what was asked, and writes the answer. Whatever
 // is wrong with it has been noted, and will be ended.
-func (p *provider) minted(name string, m made, h handle, child time.Time, r broker.MintRequest) (*broker.Minted, error) {
+func (p *provider) minted(name string, granted grant.Grant, m made, h handle, child time.Time, r broker.MintRequest) (*broker.Minted, error) {
 	role := p.cfg.Roles[name]
-	out := &broker.Minted{Upstream: map[string]string{"path": role.where()}}
+	out := &broker.Minted{Granted: granted, Upstream: map[string]string{"path": role.where()}}
 	if m.lease != "" {
 		out.Upstream["lease"] = m.lease
 	}
 	var err error
-	if out.Granted, err = p.grantOf(name); err != nil {
-		return nil, err
-	}
 	if out.Evidence, err = evidence(m, role); err != nil {
 		return nil, err
 	}
@@ -162,6 +170,7 @@ func (p *provider) generate(ctx context.Context, token secret.String, o order, e
 // of the role, and no other's. That repeats the request, and no more: what the
 // role may do upstream stands nowhere in the answer, and whoever may write to the
 // engine can change it under the same name. Without a lease not even that is said.
+// What a grant chose is not said at all.
 func evidence(m made, r Role) (broker.Evidence, error) {
 	if m.lease == "" {
 		return broker.Asserted, nil
@@ -169,12 +178,18 @@ func evidence(m made, r Role) (broker.Evidence, error) {
 	if name, ok := strings.CutPrefix(m.lease, r.where()+"/"); !ok || name == "" || strings.Contains(name, "/") {
 		return "", fmt.Errorf("asked was %s, leased is %s", r.where(), m.lease)
 	}
+	if len(r.Choose) > 0 {
+		return broker.Asserted, nil
+	}
 	return broker.Echoed, nil
 }
 
 // expiry is when the credential ends: with its child, or its lease if that comes
 // first; or, if it cannot be revoked, by its own terms, which have to be in time.
 func expiry(m made, r Role, child, asked time.Time) (time.Time, error) {
+	if !r.lasts() && m.lasting(r) {
+		return time.Time{}, fmt.Errorf("%s made what Vault cannot take back: the role wants revoke: none", r.where())
+	}
 	if !r.lasts() {
 		leased := m.begun.Add(m.life)
 		switch {
@@ -195,9 +210,20 @@ func expiry(m made, r Role, child, asked time.Time) (time.Time, error) {
 	}
 }
 
+// lasting reports by what an engine made that it cannot be taken back.
+func (m made) lasting(r Role) bool {
+	known := engines[r.Engine].lasting
+	return known != nil && known(m.fields)
+}
+
 // ends is when a credential that cannot be revoked will be over: as its field
 // says, or else its lease. Zero: nobody says.
 func (m made) ends(r Role) time.Time {
+	if until := engines[r.Engine].until; until != nil && r.Ends == "" {
+		if t := until(m.fields); !t.IsZero() {
+			return t
+		}
+	}
 	if text := m.fields[r.Ends].Reveal(); r.Ends != "" {
 		if seconds, err := strconv.ParseInt(text, 10, 64); err == nil && seconds > 0 {
 			return time.Unix(seconds, 0)

@@ -35,8 +35,10 @@ func (p *provider) Resolve(_ context.Context, r broker.ResolveRequest) (*broker.
 		if err == nil && i > 0 && !wanted.Equal(*out.Wanted) {
 			err = errors.New("a credential has one role: one object is wanted")
 		}
-		if err == nil && len(out.Parts) > 0 && !wanted.Equal(out.Parts[0]) {
-			err = errors.New("resource and details name different roles")
+		if err == nil && len(out.Parts) > 0 {
+			if below, _ := grant.Leq(wanted, out.Parts[0]); !below {
+				err = errors.New("resource and details name different roles")
+			}
 		}
 		if err != nil {
 			return nil, broker.Fail(broker.BadDetails, err, "authorization_details: "+err.Error())
@@ -53,14 +55,15 @@ func (p *provider) pin(g grant.Grant) grant.Grant {
 	if _, known := p.cfg.Roles[name]; !known {
 		return g
 	}
-	if open, _ := g.Dimension("mount"); !open {
-		return g
-	}
-	pinned, err := p.grantOf(name)
+	pinned, err := p.grantOf(name, "*")
 	if err != nil {
 		return g // and then it cannot be rendered
 	}
-	return pinned
+	// What is open closes: what is not, stays as it is.
+	if below := grant.Meet(g, pinned); !below.IsNothing() {
+		return below
+	}
+	return g
 }
 
 // part is what a resource URI names. There is one spelling for one role. The
@@ -70,7 +73,7 @@ func (p *provider) part(uri string) (grant.Grant, error) {
 	if _, known := p.cfg.Roles[name]; !ours || !known {
 		return grant.Grant{}, fmt.Errorf("name a role that there is, as vault://%s/role", p.name)
 	}
-	return p.grantOf(name)
+	return p.grantOf(name, "*")
 }
 
 // wanted is what an object of the authorization details asks for. The error may
@@ -85,6 +88,9 @@ func (p *provider) wanted(d map[string]any) (grant.Grant, error) {
 		}
 	}
 	g, err := p.schema.ParseValue(given)
+	if err == nil {
+		err = p.check(g)
+	}
 	if err != nil {
 		return grant.Grant{}, err
 	}

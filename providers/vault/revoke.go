@@ -25,7 +25,7 @@ type handle struct {
 // with returns the handle of what was made.
 func (h handle) with(m made, r Role) handle {
 	h.Lease = m.lease
-	h.Lasts = r.lasts() || m.lease == ""
+	h.Lasts = r.lasts() || m.lease == "" || m.lasting(r)
 	if ends := m.ends(r); h.Lasts && !ends.IsZero() {
 		h.Ends = ends.Unix()
 	}

@@ -32,6 +32,10 @@
 // for an answer that is lost while its child is being ended: it should not be much
 // longer than max_lifetime.
 //
+// A role can leave some parameters of its engine for grants to choose (choose), each
+// from a list: a certificate's name, a namespace. Nothing that a caller sends reaches an
+// engine in any other way.
+//
 // Not everything that Vault leases it can take back. A lease on an AWS STS or a
 // GCP access token is a note in a book, and a certificate without generate_lease
 // has none. Such roles say `revoke: none`, have to end in time by themselves, and
@@ -75,8 +79,10 @@ type provider struct {
 	cfg    Config
 	deps   upstream.Deps
 	engine Engine
-	schema *grant.Schema
-	about  broker.Description
+	// chooses says that grants have the dimension params.
+	chooses bool
+	schema  *grant.Schema
+	about   broker.Description
 }
 
 var _ broker.Provider = (*provider)(nil)
@@ -111,9 +117,29 @@ func newSchema(roles map[string]Role) (*grant.Schema, error) {
 			role.Reads = append(role.Reads, name)
 		}
 	}
-	return grant.NewSchema("vault", 1, role, grant.Dimension{
+	dims := []grant.Dimension{role, {
 		Name: "mount", Type: grant.Exact, About: "Where in Vault the role's secrets engine is mounted. A role has one mount.",
-	})
+	}}
+	if all := choices(roles); len(all) > 0 {
+		dims = append(dims, grant.Dimension{
+			Name: "params", Type: grant.IDSet, Optional: true, Values: all,
+			About: "What a role lets a grant choose, as parameter=value. A credential has one value of each.",
+		})
+	}
+	return grant.NewSchema("vault", 1, dims...)
+}
+
+// choices are all that some role lets a grant choose, as parameter=value.
+func choices(roles map[string]Role) (all []string) {
+	for _, r := range roles {
+		for name, values := range r.Choose {
+			for _, v := range values {
+				all = append(all, name+"="+v)
+			}
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // On returns what makes a provider on a Vault of its settings. It asks Vault for
@@ -139,8 +165,9 @@ func open(e Engine, name string, decode func(any) error, d upstream.Deps) (broke
 	if p.schema, err = newSchema(p.cfg.Roles); err != nil {
 		return nil, fmt.Errorf("roles: %w", err)
 	}
+	p.chooses = len(choices(p.cfg.Roles)) > 0
 	p.about = Describe()
-	p.about.Schema, p.about.MaxLifetime, p.about.Ready = p.schema, p.cfg.MaxLifetime.Duration, p.ready
+	p.about.Schema, p.about.MaxLifetime, p.about.Ready, p.about.Check = p.schema, p.cfg.MaxLifetime.Duration, p.ready, p.check
 	for _, r := range p.cfg.Roles {
 		// The least that is true of all roles: an outcome says more.
 		if r.lasts() {
