@@ -210,6 +210,7 @@ func (s *Server) Public() http.Handler {
 	base := u.Path
 	g := e.Group(base)
 	g.POST("/oauth2/token", s.limited(s.token))
+	g.POST("/oauth2/renew", s.limited(s.renew))
 	g.POST("/oauth2/revoke", s.limited(s.revoke))
 	g.POST("/oauth2/introspect", s.limited(s.introspect))
 	get(g.Match, "/oauth2/jwks", s.limited(s.jwks))

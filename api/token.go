@@ -187,6 +187,24 @@ func exchangeRequest(form url.Values) *broker.ExchangeRequest {
 
 // token serves the token endpoint: RFC 6749 section 3.2, RFC 8693 section 2.
 func (s *Server) token(c echo.Context) error {
+	return s.grant(c, func(*broker.ExchangeRequest, url.Values) error { return nil }, writeIssued)
+}
+
+// renew lets a credential that is out live longer. The request is the one for another
+// such credential, with lease_id; so is the decision, and what is answered is how long
+// the one that there is will live.
+func (s *Server) renew(c echo.Context) error {
+	return s.grant(c, func(r *broker.ExchangeRequest, form url.Values) error {
+		if r.Renew = form.Get("lease_id"); r.Renew == "" {
+			return bad("lease_id is missing")
+		}
+		return nil
+	}, writeRenewed)
+}
+
+// grant serves a request that may come to an exchange: more reads what only one of the
+// endpoints takes, and write writes what was granted.
+func (s *Server) grant(c echo.Context, more func(*broker.ExchangeRequest, url.Values) error, write func(echo.Context, *broker.Issued, time.Time) error) error {
 	form, err := s.form(c, "resource", "audience") // RFC 8693 section 2.1
 	if err != nil {
 		return s.refuse(c, &broker.ExchangeRequest{}, err)
@@ -203,7 +221,7 @@ func (s *Server) token(c echo.Context) error {
 		s.note(c, r, bad(unsupportedGrantType.Description))
 		return s.answer(c, unsupportedGrantType)
 	}
-	if err := r.Check(); err != nil {
+	if err := errors.Join(r.Check(), more(r, form)); err != nil {
 		return s.refuse(c, r, err)
 	}
 	t := &tokenSession{request: r, server: s}
@@ -213,7 +231,22 @@ func (s *Server) token(c echo.Context) error {
 		}
 		return s.fail(c, err)
 	}
-	return writeIssued(c, t.issued, s.now())
+	return write(c, t.issued, s.now())
+}
+
+// renewed is how long a credential lives that was renewed.
+type renewed struct {
+	Lease   string          `json:"lease_id"`
+	Seconds int64           `json:"expires_in"`
+	Expires string          `json:"expires_at"`
+	Details json.RawMessage `json:"authorization_details,omitempty"`
+}
+
+func writeRenewed(c echo.Context, i *broker.Issued, now time.Time) error {
+	return c.JSON(http.StatusOK, renewed{
+		Lease: i.Lease, Seconds: max(int64(i.Expires.Sub(now)/time.Second), 0),
+		Expires: i.Expires.UTC().Format(time.RFC3339), Details: i.Details,
+	})
 }
 
 // tokenSession is what travels through fosite with a request: the request, and

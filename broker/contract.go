@@ -227,6 +227,12 @@ type Description struct {
 	// opened one then has Link.
 	Links bool
 	Link  *Link
+	// Renews says that credentials of the kind can be let live longer: an opened provider
+	// then has Renew. It is called for a credential that is out, may be called again, and
+	// answers what Mint would, but for the credential: an error means that nothing has
+	// changed, or that the credential may live longer than its lease, which ends it.
+	Renews bool
+	Renew  func(ctx context.Context, r RenewRequest) (*Minted, error)
 	// Sweep lists and ends what is alive upstream for leases that keep says nothing
 	// is known of; nil if the upstream cannot list. It returns the leases that it ended
 	// itself, not those that somebody else ended meanwhile.

@@ -37,6 +37,9 @@ type ExchangeRequest struct {
 	Audiences     []string
 	Scope         string
 	Details       string // authorization_details, as sent
+	// Renew is the id of a lease that is to live longer, where no new credential is
+	// wanted.
+	Renew string
 	// RequestID is shown to the caller and recorded; Trace is the W3C trace id.
 	RequestID, Trace string
 	// Address is the caller's network address.
@@ -216,7 +219,13 @@ func (x *exchange) run(ctx context.Context) (*Issued, error) {
 		if err := x.useUp(ctx); err != nil {
 			return nil, err
 		}
+		if x.r.Renew != "" {
+			return x.renew(ctx)
+		}
 		return x.vend(ctx)
+	}
+	if x.r.Renew != "" {
+		return nil, Fail(BadTarget, nil, "what is renewed is a credential of an upstream: name that as resource or audience")
 	}
 	c, lineage, err := x.claims()
 	if err != nil {

@@ -296,6 +296,7 @@ type upstream struct {
 	nothing  bool // Mint answers nil
 	noExpiry bool
 	mangle   bool // Render writes something else
+	rigid    bool // nothing can be renewed
 	hook     func(step string)
 }
 
@@ -304,8 +305,12 @@ func newUpstream() *upstream {
 }
 
 func (u *upstream) Describe() broker.Description {
+	renew := u.renew
+	if u.rigid {
+		renew = nil
+	}
 	return broker.Description{
-		Kind: "warehouse", Class: u.class, Schema: tables, Scheme: "postgres", Details: "postgres", TokenType: "N_A",
+		Renews: !u.rigid, Renew: renew, Kind: "warehouse", Class: u.class, Schema: tables, Scheme: "postgres", Details: "postgres", TokenType: "N_A",
 		Evidence: broker.Attested, MinLifetime: u.least, Sweep: u.sweep, Ready: func(context.Context) error { return u.revErr },
 	}
 }
@@ -386,6 +391,27 @@ func (u *upstream) Mint(ctx context.Context, r broker.MintRequest) (*broker.Mint
 		m.Expires = time.Time{}
 	}
 	return m, nil
+}
+
+func (u *upstream) renew(_ context.Context, r broker.RenewRequest) (*broker.Minted, error) {
+	if u.hook != nil {
+		u.hook("renew")
+		defer u.hook("renewed")
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	g, ok := u.alive[r.Lease]
+	if !ok || string(r.Handle) != "handle of "+r.Lease {
+		return nil, errors.New("there is no such login")
+	}
+	if u.mintErr != nil {
+		return nil, u.mintErr
+	}
+	u.expires[r.Lease] = r.Expires
+	if u.grants != nil {
+		g = u.grants(g)
+	}
+	return &broker.Minted{Granted: g, Evidence: broker.Attested, Expires: r.Expires.Add(u.late)}, nil
 }
 
 func (u *upstream) Revoke(_ context.Context, r broker.RevokeLease) (broker.Outcome, error) {

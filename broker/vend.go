@@ -229,6 +229,13 @@ func (x *exchange) handOut(d Description, l *Lease, m *Minted) (*Issued, error) 
 	if m.Token.Empty() {
 		out.Token, out.Document, out.Type = m.Document, true, TypeCredential
 	}
+	var err error
+	out.Details, err = x.said(d, m)
+	return out, err
+}
+
+// said is authorization_details with what was granted.
+func (x *exchange) said(d Description, m *Minted) ([]byte, error) {
 	var said map[string]any
 	if err := strictjson.Decode(m.Granted.Canonical(), &said); err != nil {
 		return nil, fmt.Errorf("say what was granted: %w", err)
@@ -242,7 +249,5 @@ func (x *exchange) handOut(d Description, l *Lease, m *Minted) (*Issued, error) 
 		}
 		answer = append(answer, call...)
 	}
-	encoded, err := strictjson.Encode(answer)
-	out.Details = encoded
-	return out, err
+	return strictjson.Encode(answer)
 }

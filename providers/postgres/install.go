@@ -15,7 +15,8 @@ import (
 )
 
 // Version is that of the functions and tables in the database. It rises with
-// every change of either.
+// every change that the Stint before could not work with; a function that was added
+// since is missed when it is called.
 const Version = 1
 
 //go:embed sql/*.sql

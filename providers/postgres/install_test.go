@@ -44,10 +44,10 @@ func testInstall(t *testing.T, pg *testbed.PostgresServer) {
 		if got := w.one(t, `SELECT string_agg(proname, ' ' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'stint'::regnamespace AND has_function_privilege('pg_monitor', oid, 'EXECUTE')`); got != "rows sub" {
 			t.Errorf("everybody may call %s", got)
 		}
-		if got := w.one(t, `SELECT string_agg(proname, ' ' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'stint'::regnamespace AND has_function_privilege('stint_broker', oid, 'EXECUTE')`); got != "attest entitlement list mint reap revoke rows standing strays sub tidy version" {
+		if got := w.one(t, `SELECT string_agg(proname, ' ' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'stint'::regnamespace AND has_function_privilege('stint_broker', oid, 'EXECUTE')`); got != "attest entitlement list mint reap renew revoke rows standing strays sub tidy version" {
 			t.Errorf("the broker may call %s", got)
 		}
-		if got := w.one(t, `SELECT string_agg(proname, ' ' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'stint'::regnamespace AND prosecdef`); got != "attest entitlement list mint reap revoke rows standing strays sub tidy" {
+		if got := w.one(t, `SELECT string_agg(proname, ' ' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'stint'::regnamespace AND prosecdef`); got != "attest entitlement list mint reap renew revoke rows standing strays sub tidy" {
 			t.Errorf("run as the ceiling: %s", got)
 		}
 		if got := w.query(t, `SELECT c.relname FROM pg_class c WHERE relnamespace = 'stint'::regnamespace AND relkind = 'r' AND (has_table_privilege('stint_broker', oid, 'SELECT, INSERT, UPDATE, DELETE') OR has_table_privilege('pg_monitor', oid, 'SELECT'))`); len(got) > 0 {

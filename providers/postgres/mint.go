@@ -34,26 +34,55 @@ func (p *provider) Mint(ctx context.Context, r broker.MintRequest) (*broker.Mint
 	if err != nil {
 		return nil, err
 	}
-	granted, err := p.attest(ctx, r.Lease, r.Grant)
+	out, err := p.attested(ctx, r.Lease, r.Grant, m, start, r.Expires)
 	if err != nil {
 		return nil, err
 	}
-	if below, _ := grant.Leq(granted, r.Grant); below && !granted.Equal(r.Grant) {
-		_, missing := grant.Leq(r.Grant, granted)
+	out.Document, err = p.document(m.role, password, out.Expires)
+	return out, err
+}
+
+// attested is the answer for a role that is there: what the catalogue says that it may
+// do, and until when.
+func (p *provider) attested(ctx context.Context, lease string, asked grant.Grant, m made, start, latest time.Time) (*broker.Minted, error) {
+	granted, err := p.attest(ctx, lease, asked)
+	if err != nil {
+		return nil, err
+	}
+	if below, _ := grant.Leq(granted, asked); below && !granted.Equal(asked) {
+		_, missing := grant.Leq(asked, granted)
 		return nil, fmt.Errorf("the database grants less than was asked: without %v", missing)
 	}
 	expires := start.Add(time.Duration(m.seconds * float64(time.Second)))
-	if left := r.Expires.Sub(expires); left < time.Second { // the time that the call took
-		expires = r.Expires
-	}
-	doc, err := p.document(m.role, password, expires)
-	if err != nil {
-		return nil, err
+	if left := latest.Sub(expires); left < time.Second { // the time that the call took
+		expires = latest
 	}
 	return &broker.Minted{
-		Document: doc, Granted: granted, Evidence: broker.Attested, Expires: expires,
+		Granted: granted, Evidence: broker.Attested, Expires: expires,
 		Upstream: map[string]string{"role": m.role, "group": m.group},
 	}, nil
+}
+
+// renew lets a role live longer. What it may do is read back again: it may have changed
+// since.
+func (p *provider) renew(ctx context.Context, r broker.RenewRequest) (*broker.Minted, error) {
+	if !leaseID.MatchString(r.Lease) {
+		return nil, fmt.Errorf("lease id %q cannot name a role", r.Lease)
+	}
+	ctx, cancel := p.within(ctx)
+	defer cancel()
+	start := p.deps.Now()
+	var m made
+	for i := 0; ; i++ {
+		err := p.pool.QueryRow(ctx, `SELECT role_name::text, group_name::text, seconds FROM stint.renew($1, $2, $3)`,
+			r.Lease, r.Expires.Sub(start).Seconds(), r.Expires).Scan(&m.role, &m.group, &m.seconds)
+		if err == nil {
+			return p.attested(ctx, r.Lease, r.Grant, m, start, r.Expires)
+		}
+		if i == attempts || !again(err) || ctx.Err() != nil {
+			return nil, fault("renew", err)
+		}
+	}
 }
 
 // attempts bounds how often a mint is tried that others got in the way of. Each

@@ -84,7 +84,7 @@ func Describe() broker.Description {
 	}
 	return broker.Description{
 		Kind: "postgres", About: "PostgreSQL logins: a role for each lease, in a group with exactly the privileges granted",
-		Class: broker.Exact, Modes: []broker.Mode{broker.Vend}, Sweeps: true, Reads: "SELECT, by the schema", Schema: s, Scheme: "postgres", Details: "postgres", TokenType: "N_A",
+		Class: broker.Exact, Modes: []broker.Mode{broker.Vend}, Sweeps: true, Renews: true, Reads: "SELECT, by the schema", Schema: s, Scheme: "postgres", Details: "postgres", TokenType: "N_A",
 		MinLifetime: time.Second, MaxLifetime: time.Hour, Settable: true, Revokes: "token", Evidence: broker.Attested,
 		Identity: []string{"role name: the lease", "role comment: lease, pseudonym of the subject, agent, client"},
 	}
@@ -131,7 +131,7 @@ func Open(ctx context.Context, name string, decode func(any) error, d upstream.D
 	context.AfterFunc(ctx, p.pool.Close)
 	p.about = Describe()
 	p.about.Schema, p.about.MaxLifetime = p.schema, p.cfg.MaxLifetime.Duration
-	p.about.Sweep, p.about.Ready, p.about.Check = p.sweep, p.ready, p.check
+	p.about.Sweep, p.about.Renew, p.about.Ready, p.about.Check = p.sweep, p.renew, p.ready, p.check
 	return p, nil
 }
 

@@ -160,6 +160,58 @@ func expires(ctx context.Context, h *Harness) error {
 	return h.clean(ctx)
 }
 
+// renews lets a credential live longer, and sees that it does not come back when it has
+// ended.
+func renews(ctx context.Context, h *Harness) error {
+	d := h.Provider.Describe()
+	if d.Renew == nil {
+		return nil
+	}
+	l, err := h.asked(h.Grant(random(14)))
+	if err != nil {
+		return err
+	}
+	l.req.Expires = time.Now().Add(d.MinLifetime + time.Minute).Truncate(time.Second)
+	if l.minted, err = h.Provider.Mint(ctx, l.req); err != nil {
+		return fmt.Errorf("mint: %w", err)
+	}
+	if l.minted.Handle != nil {
+		l.noted = l.minted.Handle
+	}
+	r := broker.RenewRequest{Lease: l.req.Lease, Handle: l.noted, Grant: l.req.Grant, Expires: time.Now().Add(h.life()).Truncate(time.Second)}
+	m, err := d.Renew(ctx, r)
+	if err != nil {
+		return fmt.Errorf("renew: %w", err)
+	}
+	ends, err := h.Ends(ctx, l.minted)
+	if err != nil {
+		return fmt.Errorf("ask the upstream for the expiry: %w", err)
+	}
+	below, diffs := grant.Leq(m.Granted, l.req.Grant)
+	switch {
+	case !below:
+		return fmt.Errorf("renewed is more than was asked: %v", diffs)
+	case !m.Token.Empty() || !m.Document.Empty():
+		return errors.New("renewing made another credential")
+	case m.Expires.After(r.Expires) || !m.Expires.After(l.req.Expires) || ends.Sub(m.Expires).Abs() > 2*time.Second:
+		return fmt.Errorf("asked for until %s, it says until %s, the upstream until %s", r.Expires, m.Expires, ends)
+	}
+	s, err := h.Open(ctx, l.minted)
+	if err != nil {
+		return fmt.Errorf("use a credential that was renewed: %w", err)
+	}
+	if _, err := h.revoked(ctx, l, s); err != nil {
+		return err
+	}
+	if _, err := d.Renew(ctx, r); err == nil {
+		return errors.New("what was revoked is renewed")
+	}
+	if err := h.dead(ctx, l.minted); err != nil {
+		return err
+	}
+	return h.clean(ctx)
+}
+
 func revokesTwice(ctx context.Context, h *Harness) error {
 	for _, id := range []string{newLease(), "", "x", "'; DROP TABLE lease; --", "../../" + newLease(), "*"} {
 		o, err := h.Provider.Revoke(ctx, broker.RevokeLease{Lease: id, Expires: time.Now().Add(time.Minute)})

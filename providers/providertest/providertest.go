@@ -108,6 +108,7 @@ var properties = []property{
 	{"resolving names and details narrows", resolves},
 	{"a credential does what was granted and nothing else, until it is revoked", lives},
 	{"a credential never outlives what was asked", expires},
+	{"what is renewed lives longer, and ends like the rest", renews},
 	{"revoking is idempotent, and no error for what is unknown", revokesTwice},
 	{"what was minted is ended when the answer is lost", survivesLostAnswers},
 	{"a mint that comes after its revocation leaves nothing", refusesLateMints},

@@ -31,6 +31,8 @@ func describes(_ context.Context, h *Harness) error {
 		return fmt.Errorf("no credential of the class %q is used as %q", d.Class, d.Modes)
 	case d.Sweeps != (d.Sweep != nil):
 		return errors.New("whether it sweeps is not what it says")
+	case d.Renews != (d.Renew != nil):
+		return errors.New("whether it renews is not what it says")
 	case d.Links != (d.Link != nil):
 		return errors.New("whether accounts are linked is not what it says")
 	case d.Reads == "":

@@ -310,6 +310,40 @@ BEGIN
 END
 $f$;
 
+-- Lets a lease that has not ended live longer: until the earliest of p_not_after, now +
+-- p_ttl and now + max_ttl, and never shorter than before. Returns how many seconds that
+-- is. The row is locked first, as in revoke: of the two, the one that comes second sees
+-- what the first has done.
+CREATE FUNCTION stint.renew(p_lease text, p_ttl double precision, p_not_after timestamptz)
+RETURNS TABLE (role_name name, group_name name, seconds double precision)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $f$
+DECLARE
+	v_now timestamptz := clock_timestamp();
+	v_end timestamptz;
+	v_lease stint.lease;
+BEGIN
+	role_name := stint.role_name(p_lease);
+	SELECT * INTO v_lease FROM stint.lease l WHERE l.id = p_lease FOR UPDATE;
+	IF NOT FOUND OR v_lease.revoked_at IS NOT NULL OR v_lease.dropped_at IS NOT NULL OR v_lease.not_after <= v_now
+		OR stint.role_oid(role_name) IS NULL THEN
+		RAISE EXCEPTION 'the lease has ended' USING ERRCODE = 'ST004';
+	END IF;
+	IF p_ttl IS NULL OR p_not_after IS NULL THEN
+		RAISE EXCEPTION 'an argument is missing' USING ERRCODE = 'ST005';
+	END IF;
+	v_end := least(p_not_after, v_now + make_interval(secs => least(p_ttl, 1e9)), v_now + (SELECT s.max_ttl FROM stint.setting s));
+	IF v_end > v_lease.not_after THEN
+		UPDATE stint.lease l SET not_after = v_end WHERE l.id = p_lease;
+		EXECUTE format('ALTER ROLE %I VALID UNTIL %L', role_name, to_char(v_end AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00');
+	ELSE
+		v_end := v_lease.not_after;
+	END IF;
+	group_name := v_lease.grp;
+	seconds := extract(epoch FROM v_end - clock_timestamp());
+	RETURN NEXT;
+END
+$f$;
+
 -- Ends the sessions of a role, wherever in the cluster they are, and whatever
 -- role they have set: pg_stat_activity names whom a session logged in as. It
 -- returns how many are left after a quarter of a second.
