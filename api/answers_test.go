@@ -51,7 +51,7 @@ func TestStrangersAreSentAway(t *testing.T) {
 func TestBodiesThatAreTooLarge(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
-	for _, path := range []string{"/oauth2/token", "/oauth2/revoke", "/oauth2/introspect", "/login/token"} {
+	for _, path := range []string{"/oauth2/token", "/oauth2/renew", "/oauth2/revoke", "/oauth2/introspect", "/login/token"} {
 		if a := w.browse("POST", path, url.Values{"a": {strings.Repeat("x", 70_000)}}); a.status != http.StatusRequestEntityTooLarge {
 			t.Errorf("%s: %d %s", path, a.status, a.body)
 		}

@@ -194,7 +194,7 @@ func TestErrorTable(t *testing.T) {
 			w, f := newFailing(t)
 			f.set(c.fail)
 			doc := loadDocument(t)
-			for path, want := range map[string]int{"/oauth2/token": c.token, "/oauth2/revoke": c.revoke, "/oauth2/introspect": c.introspect, "/admin/v1/revocations": c.admin} {
+			for path, want := range map[string]int{"/oauth2/token": c.token, "/oauth2/renew": c.token, "/oauth2/revoke": c.revoke, "/oauth2/introspect": c.introspect, "/admin/v1/revocations": c.admin} {
 				if want == 0 {
 					continue
 				}
@@ -250,7 +250,11 @@ func (w *world) toFail(path string) (*http.Request, []byte, *http.Client) {
 		return req, []byte(body), w.local
 	}
 	form := w.form()
-	if path != "/oauth2/token" {
+	switch path {
+	case "/oauth2/token":
+	case "/oauth2/renew":
+		form.Set("lease_id", strings.Repeat("a", 24))
+	default:
 		form = url.Values{"token": {"abc"}}
 	}
 	body := form.Encode()

@@ -125,8 +125,20 @@ func TestADocumentIsDecodedAndGivenBack(t *testing.T) {
 	if !b.Alive(cred) {
 		t.Error("it is dead already")
 	}
+	again := client.Call{Token: tok, Resource: "postgres://warehouse/orders", Scopes: []string{"reports:read"}}
+	if ends, err := c.Renew(t.Context(), again, cred.Lease); err != nil || time.Until(ends) < 4*time.Minute {
+		t.Errorf("renewed until %s, %v", ends, err)
+	}
+	again.Scopes = []string{"reports:write"}
+	if _, err := c.Renew(t.Context(), again, cred.Lease); !isRefused(err) {
+		t.Errorf("renewed with what is not granted: %v", err)
+	}
 	if err := c.Return(t.Context(), cred); err != nil || b.Alive(cred) {
 		t.Errorf("it was not given back: %v", err)
+	}
+	again.Scopes = []string{"reports:read"}
+	if _, err := c.Renew(t.Context(), again, cred.Lease); !isRefused(err) {
+		t.Errorf("what was given back is renewed: %v", err)
 	}
 }
 
@@ -423,4 +435,9 @@ func (o outage) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, errors.New("nobody is there")
 	}
 	return http.DefaultTransport.RoundTrip(r)
+}
+
+func isRefused(err error) bool {
+	refused := (*client.Refused)(nil)
+	return errors.As(err, &refused)
 }

@@ -113,6 +113,33 @@ func (c *Client) obtain(ctx context.Context, form url.Values, what string, asked
 	return out, nil
 }
 
+// Renew lets a credential that is out live longer: the call is the one for another of
+// the same upstream, and everything that the credential of the lease may do has to be
+// granted by it now. It returns when the credential ends. Not every upstream can; after
+// any error the credential ends when it would have.
+//
+// Errors: as of [Client.Vend].
+func (c *Client) Renew(ctx context.Context, call Call, lease string) (expires time.Time, err error) {
+	form, err := call.form(ctx)
+	if err != nil {
+		return expires, err
+	}
+	form.Set("lease_id", lease)
+	var out struct {
+		Lease     string `json:"lease_id"`
+		ExpiresIn int64  `json:"expires_in"`
+	}
+	began := c.cfg.Now()
+	err = c.post(ctx, func(m *metadata) string { return m.Issuer + "/oauth2/renew" }, form, &out)
+	if err == nil && (out.Lease != lease || out.ExpiresIn <= 0) {
+		err = &Unavailable{Err: fmt.Errorf("the answer is of lease %q, for %d s", out.Lease, out.ExpiresIn)}
+	}
+	if err != nil {
+		return expires, fmt.Errorf("renew lease %s: %w", lease, err)
+	}
+	return began.Add(time.Duration(out.ExpiresIn) * time.Second), nil
+}
+
 // form is the request of RFC 8693 section 2.1.
 func (call *Call) form(ctx context.Context) (url.Values, error) {
 	t := call.Token

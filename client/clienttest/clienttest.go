@@ -51,6 +51,7 @@ type Broker struct {
 	used    map[string]bool // jti of tokens for one call
 	revoked map[string]bool // jti, or lease
 	parent  map[string]string
+	leases  map[string]bool // that were given out
 	fail    []answer
 	calls   []Call
 }
@@ -83,7 +84,7 @@ func Start(t testing.TB, cfg Config) *Broker {
 	}
 	b := &Broker{
 		cfg: cfg, key: key, secret: rand.Text(),
-		used: make(map[string]bool), revoked: make(map[string]bool), parent: make(map[string]string),
+		used: make(map[string]bool), revoked: make(map[string]bool), parent: make(map[string]string), leases: make(map[string]bool),
 	}
 	b.server = httptest.NewServer(b.routes())
 	t.Cleanup(b.server.Close)
@@ -222,6 +223,7 @@ func (b *Broker) routes() http.Handler {
 	mux.HandleFunc("GET /.well-known/oauth-authorization-server", b.metadata)
 	mux.HandleFunc("GET /oauth2/jwks", b.keys)
 	mux.HandleFunc("POST /oauth2/token", b.authenticated(b.token))
+	mux.HandleFunc("POST /oauth2/renew", b.authenticated(b.renew))
 	mux.HandleFunc("POST /oauth2/introspect", b.authenticated(b.introspect))
 	mux.HandleFunc("POST /oauth2/revoke", b.authenticated(b.revokeToken))
 	return mux

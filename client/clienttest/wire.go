@@ -263,12 +263,30 @@ func (b *Broker) issue(c *caller, call Call) answer {
 	if doc, ok := b.cfg.Documents[call.Resource]; ok {
 		out["access_token"], out["credential"], out["lease_id"] = string(doc), doc, strings.ToLower(id[:24])
 		out["token_type"], out["issued_token_type"] = "N_A", client.CredentialType
+		b.mu.Lock()
+		b.leases[strings.ToLower(id[:24])] = true
+		b.mu.Unlock()
 	} else {
 		out["access_token"] = b.sign(TokenOptions{
 			Subject: c.Subject, Scopes: call.Scopes, Resource: call.Resource, Tool: call.Tool, Once: call.Once || c.Stint.Once, Expires: expires,
 		}, clientID, id)
 	}
 	return good(out)
+}
+
+// renew lets a credential live longer, where another would be given.
+func (b *Broker) renew(form url.Values) answer {
+	a := b.token(form)
+	if a.Error != "" {
+		return a
+	}
+	id := form.Get("lease_id")
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.leases[id] || b.revoked[id] {
+		return refuse("invalid_request", "lease_id: there is no such lease that could be renewed")
+	}
+	return good(map[string]any{"lease_id": id, "expires_in": int64(lifetime / time.Second)})
 }
 
 // introspect serves RFC 7662, for the audience of the token.

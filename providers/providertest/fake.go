@@ -145,7 +145,7 @@ func (f *Fake) alive(l *fakeLease) bool { return !l.ended && f.now().Before(l.ex
 func (f *Fake) Describe() broker.Description {
 	return broker.Description{
 		Kind: "fake", About: "an upstream in memory, for tests", Class: broker.Exact, Modes: []broker.Mode{broker.Vend}, Schema: FakeSchema,
-		Sweeps: true, Reads: "the schema", Scheme: "fake", Details: "fake", TokenType: "Bearer", MinLifetime: time.Second, MaxLifetime: fakeMax, Settable: true,
+		Sweeps: true, Renews: true, Renew: f.renew, Reads: "the schema", Scheme: "fake", Details: "fake", TokenType: "Bearer", MinLifetime: time.Second, MaxLifetime: fakeMax, Settable: true,
 		Revokes: "token", Evidence: broker.Attested, Identity: []string{"lease"}, Sweep: f.sweep, Ready: f.ready,
 	}
 }
@@ -271,6 +271,23 @@ func (f *Fake) Mint(ctx context.Context, r broker.MintRequest) (*broker.Minted, 
 		Token: l.token, Granted: granted, Evidence: broker.Attested, Expires: l.expires, Handle: []byte("handle of " + r.Lease),
 		Upstream: map[string]string{"token": l.token.Digest()},
 	}, nil
+}
+
+func (f *Fake) renew(ctx context.Context, r broker.RenewRequest) (*broker.Minted, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.check(ctx); err != nil {
+		return nil, err
+	}
+	l := f.leases[r.Lease]
+	if l == nil || !f.alive(l) {
+		return nil, broker.Fail(broker.Unavailable, fmt.Errorf("lease %s has ended", r.Lease), "the credential has been taken back")
+	}
+	if most := f.now().Add(fakeMax); r.Expires.After(most) {
+		r.Expires = most
+	}
+	l.expires = r.Expires
+	return &broker.Minted{Granted: l.granted, Evidence: broker.Attested, Expires: l.expires}, nil
 }
 
 // Revoke implements [broker.Provider].
