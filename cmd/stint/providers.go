@@ -113,11 +113,12 @@ type kindView struct {
 	MaxLifetime float64  `json:"max_lifetime"`
 	Settable    bool     `json:"lifetime_settable"`
 	Identity    []string `json:"identity"`
-	// Sweeps says that what is alive upstream can be listed by lease, and Links that
-	// subjects link accounts of their own. Reads is by which table it is known what only
+	// Sweeps says that what is alive upstream can be listed by lease, Links that subjects
+	// link accounts of their own, and Renews that credentials can be let live longer. Reads is by which table it is known what only
 	// reads.
 	Sweeps bool   `json:"sweeps"`
 	Links  bool   `json:"links"`
+	Renews bool   `json:"renews"`
 	Reads  string `json:"reads"`
 	// Schema is the shape of its grants, and SchemaHash names it in certificates.
 	Schema     json.RawMessage `json:"schema"`
@@ -134,7 +135,7 @@ func newKindView(d broker.Description) (*kindView, error) {
 		return nil, fmt.Errorf("kind %s does not describe itself", d.Kind)
 	}
 	v := &kindView{
-		Kind: d.Kind, About: d.About, Class: d.Class, Modes: d.Modes, Sweeps: d.Sweeps, Links: d.Links, Reads: d.Reads, Evidence: d.Evidence, Revokes: d.Revokes, TokenType: d.TokenType, Scheme: d.Scheme,
+		Kind: d.Kind, About: d.About, Class: d.Class, Modes: d.Modes, Sweeps: d.Sweeps, Links: d.Links, Renews: d.Renews, Reads: d.Reads, Evidence: d.Evidence, Revokes: d.Revokes, TokenType: d.TokenType, Scheme: d.Scheme,
 		DetailsType: d.Details, MinLifetime: d.MinLifetime.Seconds(), MaxLifetime: d.MaxLifetime.Seconds(), Settable: d.Settable,
 		Identity: d.Identity, Schema: d.Schema.Encode(), SchemaHash: d.Schema.Hash(), Grant: map[string]any{}, dims: d.Schema.Dimensions(),
 	}
@@ -259,6 +260,9 @@ func (v *kindView) text(p *printer) {
 	p.row("credential", map[bool]string{true: "a bearer token", false: "a JSON document (token_type N_A)"}[v.TokenType == "Bearer"])
 	p.row("resources", v.Scheme+"://"+exampleProvider+"/...")
 	p.row("orphans", map[bool]string{true: "can be listed, and are ended", false: "cannot be listed: what is lost lives until it ends by itself"}[v.Sweeps])
+	if v.Renews {
+		p.row("renewal", "a credential that is out can live longer: POST /oauth2/renew")
+	}
 	if v.Links {
 		p.row("accounts", "each subject links its own: stint connect")
 	}
