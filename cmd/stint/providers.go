@@ -160,6 +160,7 @@ var writtenAs = map[grant.Type]string{
 	grant.LevelMap:  "an object of key: level, of none, read, write and admin",
 	grant.ScopeSet:  "a list of scopes; fewer are less, and a scope is less than one that implies it",
 	grant.PrefixSet: "a list of {verbs, bucket, prefix}; a longer prefix is less",
+	grant.ActionSet: `a list of {actions, resource}: an exact name, or one that ends in "/" or ":" for all that it begins`,
 	grant.RuleSet:   "a list of Kubernetes rules {verbs, apiGroups, resources, resourceNames}",
 	grant.PrivSet:   "a list of {object, privileges, columns, rows}; fewer of each are less, and so is a row policy that shows fewer rows",
 	grant.Profile:   "one name",
@@ -189,6 +190,8 @@ func example(d grant.Dimension) any {
 		return map[string]any{strings.ToUpper(d.Name): "read"}
 	case grant.PrefixSet:
 		return []any{map[string]any{"verbs": []any{first("get")}, "bucket": "reports", "prefix": "2030/"}}
+	case grant.ActionSet:
+		return []any{map[string]any{"actions": []any{first("get")}, "resource": "reports/2030/"}}
 	case grant.RuleSet:
 		return []any{map[string]any{"verbs": []any{first("get")}, "apiGroups": "", "resources": "pods", "resourceNames": "*"}}
 	case grant.PrivSet:

@@ -99,6 +99,7 @@ func TestThereIsAnExampleOfEveryDimension(t *testing.T) {
 		"scopes that imply others": {Type: grant.ScopeSet, Values: []string{"repo", "read"}, Below: map[string][]string{"repo": {"read"}}},
 		"prefixes":                 {Type: grant.PrefixSet},
 		"prefixes with verbs":      {Type: grant.PrefixSet, Values: []string{"put", "list"}, Reads: []string{"list"}},
+		"actions":                  {Type: grant.ActionSet},
 		"rules":                    {Type: grant.RuleSet},
 		"privileges":               {Type: grant.PrivSet},
 		"a profile":                {Type: grant.Profile},

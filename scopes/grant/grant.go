@@ -98,10 +98,15 @@ func (g Grant) Hash() string {
 
 // make builds a grant of normalised values, or nothing.
 func (s *Schema) make(dims []value) Grant {
+	some := false
 	for i := range dims {
 		if dims[i].nothing() && !s.dims[i].Optional {
 			return Grant{schema: s}
 		}
+		some = some || !dims[i].nothing()
+	}
+	if !some { // optional, all of them, and nothing in any
+		return Grant{schema: s}
 	}
 	return Grant{schema: s, dims: dims}
 }

@@ -10,7 +10,7 @@ import (
 
 var allTypes = []grant.Type{
 	grant.IDSet, grant.LevelMap, grant.ScopeSet, grant.PrefixSet, grant.RuleSet,
-	grant.PrivSet, grant.Profile, grant.Duration, grant.Exact,
+	grant.PrivSet, grant.Profile, grant.Duration, grant.Exact, grant.ActionSet,
 }
 
 // worlds are every type alone, and products of three.
@@ -228,6 +228,8 @@ func (o oracle) jsonOf(atoms []grant.Atom) any {
 		switch o.dim.Type {
 		case grant.PrefixSet:
 			out = append(out, map[string]any{"verbs": a[0], "bucket": a[1], "prefix": a[2]})
+		case grant.ActionSet:
+			out = append(out, map[string]any{"actions": a[0], "resource": a[1]})
 		case grant.PrivSet:
 			out = append(out, map[string]any{"object": a[0], "privileges": a[1], "columns": a[2], "rows": a[3]})
 		case grant.RuleSet:

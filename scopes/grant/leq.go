@@ -66,6 +66,8 @@ func (d *dimension) under(x, y Atom) bool {
 		return d.reaches(y[0], x[0])
 	case PrefixSet:
 		return x[0] == y[0] && x[1] == y[1] && beneath(x[2], y[2])
+	case ActionSet:
+		return x[0] == y[0] && resourceUnder(x[1], y[1])
 	case PrivSet:
 		return x[0] == y[0] && x[1] == y[1] &&
 			(y[2] == star || x[2] == y[2]) &&
@@ -115,6 +117,18 @@ func beneath(x, y string) bool {
 		}
 	}
 	return true
+}
+
+// resourceUnder compares the resources of two actions.
+func resourceUnder(x, y string) bool {
+	switch {
+	case y == star || x == y:
+		return true
+	case x == star || len(x) < len(y):
+		return false
+	}
+	last := y[len(y)-1]
+	return (last == '/' || last == ':') && x[:len(y)] == y
 }
 
 // ruleUnder compares two Kubernetes rules of one verb, group, resource and name

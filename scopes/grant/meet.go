@@ -108,6 +108,8 @@ func (d *dimension) lowerField(o order, x, y string) []string {
 		if strings.HasPrefix(x, y) {
 			return []string{x}
 		}
+	case stem:
+		return lowerStem(x, y)
 	case resource:
 		return lowerResource(x, y)
 	case number:
@@ -140,6 +142,18 @@ func (d *dimension) downSet(name string) []string {
 		return s
 	}
 	return []string{name}
+}
+
+// lowerStem meets two resources of actions that differ.
+func lowerStem(x, y string) []string {
+	for range 2 {
+		open := strings.HasSuffix(x, "/") || strings.HasSuffix(x, ":")
+		if x == star || open && strings.HasPrefix(y, x) {
+			return []string{y}
+		}
+		x, y = y, x
+	}
+	return nil
 }
 
 // lowerResource meets two Kubernetes resource patterns that differ.

@@ -148,6 +148,27 @@ func oracles() map[grant.Type]oracle {
 				})
 			},
 		},
+		grant.ActionSet: {
+			dim:      grant.Dimension{Type: grant.ActionSet},
+			requests: product([]string{"db:Get", "db:Put"}, []string{"arn:db:t/x", "arn:db:t/x/i", "arn:db:t/xy", "arn:db:u", "arn:db:", "other"}),
+			allows: func(v any, r []string) bool {
+				return anyEntry(v, func(e map[string]any) bool {
+					return slices.Contains(texts(e["actions"]), r[0]) && slices.ContainsFunc(texts(e["resource"]), func(p string) bool {
+						// As IAM has it: a pattern, in which * stands for anything.
+						if strings.ContainsAny(p[len(p)-1:], "/:") {
+							p += "*"
+						}
+						head, glob := strings.CutSuffix(p, "*")
+						return p == r[1] || glob && strings.HasPrefix(r[1], head)
+					})
+				})
+			},
+			random: func(r *rand.Rand) any {
+				return list(r, 3, func() any {
+					return map[string]any{"actions": some(r, "db:Get", "db:Put"), "resource": some(r, "arn:db:t/x", "arn:db:t/x/", "arn:db:t/", "arn:db:", "arn:db:u", "arn:", "*")}
+				})
+			},
+		},
 		grant.RuleSet: {
 			dim: grant.Dimension{Type: grant.RuleSet},
 			requests: append(product([]string{"get", "list"}, []string{"", "apps"}, []string{"pods", "pods/log", "jobs/log", "jobs/scale"}, []string{"n1", "n2"}),

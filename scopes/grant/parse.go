@@ -335,9 +335,9 @@ func checkText(t string, typ Type, o order, i int) error {
 		return errors.New("an empty text")
 	case strings.Contains(t, star) && !mayStar(t, o):
 		return fmt.Errorf("%q: \"*\" stands for everything only by itself, and not here", t)
-	case typ == PrefixSet && strings.ContainsAny(t, "?$"):
-		// ? and ${ are wildcards and variables to the upstreams that take prefixes.
-		return fmt.Errorf("%q: ? and $ are not taken in prefixes", t)
+	case (typ == PrefixSet || typ == ActionSet) && strings.ContainsAny(t, "?$"):
+		// ? and ${ are wildcards and variables to the upstreams that take these.
+		return fmt.Errorf("%q: ? and $ are not taken", t)
 	case o == prefix && t != "" && !strings.HasSuffix(t, "/"):
 		return fmt.Errorf("%q: a prefix is empty or ends in /", t)
 	}
@@ -346,7 +346,7 @@ func checkText(t string, typ Type, o order, i int) error {
 
 func mayStar(t string, o order) bool {
 	switch o {
-	case starred, rows:
+	case starred, rows, stem:
 		return t == star
 	case resource:
 		sub, ok := strings.CutPrefix(t, "*/")

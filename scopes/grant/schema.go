@@ -21,6 +21,7 @@ const (
 	LevelMap  Type = "level-map"  // key to level, none < read < write < admin [key, level]
 	ScopeSet  Type = "scope-set"  // scopes, some implying others [scope]
 	PrefixSet Type = "prefix-set" // verb at bucket below a prefix that ends in "/" or is empty [verb, bucket, prefix]
+	ActionSet Type = "action-set" // action at a resource: an exact name, all that begins with one ending in "/" or ":", or "*" [action, resource]
 	RuleSet   Type = "rule-set"   // Kubernetes policy rules [verb, apiGroup, resource, resourceName], or [verb, "", url, urlMark]
 	PrivSet   Type = "priv-set"   // table privileges [object, privilege, column, rows]
 	Profile   Type = "profile"    // one pre-made identity, from a declared partial order [name]
@@ -45,7 +46,7 @@ type Dimension struct {
 	// nothing: the dimension adds to the others, and has to be spelled.
 	Optional bool `json:"optional,omitzero"`
 	// Values closes the vocabulary: of IDSet, ScopeSet and Profile the elements,
-	// of PrivSet the privileges, of PrefixSet the verbs. Empty leaves it open.
+	// of PrivSet the privileges, of PrefixSet the verbs, of ActionSet the actions. Empty leaves it open.
 	Values []string `json:"values,omitempty"`
 	// Levels closes a LevelMap: each key with the levels that exist for it.
 	Levels map[string][]string `json:"levels,omitempty"`
@@ -54,7 +55,7 @@ type Dimension struct {
 	// the row policies that show fewer rows.
 	Below map[string][]string `json:"below,omitempty"`
 	// Reads are the values that only read: of IDSet, ScopeSet and Profile elements,
-	// of PrivSet privileges, of PrefixSet and RuleSet verbs, of LevelMap levels.
+	// of PrivSet privileges, of PrefixSet and RuleSet verbs, of ActionSet actions, of LevelMap levels.
 	// Absent, the dimension does not decide whether a grant only reads.
 	Reads []string `json:"reads,omitempty"`
 	// About says in a sentence what the dimension means to the upstream.
@@ -263,6 +264,7 @@ const (
 	named                 // the partial order Below
 	rows                  // the partial order Below, and "*" above all
 	prefix                // a path prefix is above what it begins
+	stem                  // "*" > what ends in "/" or ":" > what it begins
 	resource              // "*" > "*/sub" > "name/sub"; "*" > "name"
 	number                // by value
 )
@@ -272,6 +274,7 @@ var kinds = map[Type]kind{
 	LevelMap:  {fields: []field{{order: flat}, {order: level}}, closes: -1, reads: 1},
 	ScopeSet:  {fields: []field{{order: named}}, ordered: true, closes: 0},
 	PrefixSet: {fields: []field{{"verbs", flat, true}, {"bucket", flat, false}, {"prefix", prefix, false}}, closes: 0},
+	ActionSet: {fields: []field{{"actions", flat, true}, {"resource", stem, false}}, closes: 0},
 	RuleSet: {fields: []field{{"verbs", starred, true}, {"apiGroups", starred, false},
 		{"resources", resource, false}, {"resourceNames", starred, false}}, closes: -1},
 	PrivSet: {fields: []field{{"object", flat, false}, {"privileges", flat, true},
