@@ -198,11 +198,16 @@ type Description struct {
 	// SCHEME://PROVIDER/... Details is the type of authorization details that
 	// hold a grant.
 	Scheme, Details string
+	// Claims reports whether a URI of another form names something at this provider, such
+	// as https://api.github.com/repos/acme/web. Nil: none does. What several providers
+	// claim is nobody's.
+	Claims func(uri string) bool
 	// TokenType is Bearer, or N_A for a structured credential.
 	TokenType string
 	// MinLifetime and MaxLifetime bound a credential's life; zero MaxLifetime: no
 	// bound of its own. Settable says that the upstream honours a shorter life
-	// than its own.
+	// than its own; where it does not, and a single credential can be revoked, that is
+	// done when the time is over that was asked for.
 	MinLifetime, MaxLifetime time.Duration
 	Settable                 bool
 	// Revokes says what ends when one credential is revoked: token, family, grant,
@@ -239,6 +244,12 @@ type Description struct {
 	Sweep func(ctx context.Context, keep func(lease string) bool) ([]string, error)
 	// Ready reports, without side effects, whether the upstream can be used.
 	Ready func(ctx context.Context) error
+}
+
+// endsEarly reports whether a credential may live longer upstream than was asked, because
+// its lease ends it in time.
+func (d *Description) endsEarly() bool {
+	return !d.Settable && d.Revokes == "token" && d.MaxLifetime > 0
 }
 
 // Provider mints credentials at one upstream. Implementations are safe for
@@ -461,8 +472,8 @@ type Lease struct {
 	// provider bound in.
 	Handle  []byte    `json:"handle,omitempty"`
 	Created time.Time `json:"created"`
-	// Expires is when the credential ends upstream, or, of an intent, the latest
-	// that it could.
+	// Expires is when the credential ends upstream by itself, or, of an intent, the
+	// latest that it could.
 	Expires time.Time `json:"expires"`
 	// Deadline is by when minting is over, one way or another; zero when it is.
 	// Until then nothing to be found upstream does not mean that nothing will be.

@@ -295,8 +295,10 @@ type upstream struct {
 	least    time.Duration
 	nothing  bool // Mint answers nil
 	noExpiry bool
-	mangle   bool // Render writes something else
-	rigid    bool // nothing can be renewed
+	mangle   bool          // Render writes something else
+	rigid    bool          // nothing can be renewed
+	fixed    time.Duration // how long what it makes lives, whatever is asked
+	claims   func(string) bool
 	hook     func(step string)
 }
 
@@ -309,10 +311,14 @@ func (u *upstream) Describe() broker.Description {
 	if u.rigid {
 		renew = nil
 	}
-	return broker.Description{
-		Renews: !u.rigid, Renew: renew, Kind: "warehouse", Class: u.class, Schema: tables, Scheme: "postgres", Details: "postgres", TokenType: "N_A",
+	d := broker.Description{
+		Claims: u.claims, Renews: !u.rigid, Renew: renew, Kind: "warehouse", Class: u.class, Schema: tables, Scheme: "postgres", Details: "postgres", TokenType: "N_A",
 		Evidence: broker.Attested, MinLifetime: u.least, Sweep: u.sweep, Ready: func(context.Context) error { return u.revErr },
 	}
+	if u.fixed > 0 {
+		d.MaxLifetime, d.Revokes = u.fixed, "token"
+	}
+	return d
 }
 
 func (u *upstream) Resolve(_ context.Context, r broker.ResolveRequest) (*broker.Resolved, error) {
@@ -386,6 +392,9 @@ func (u *upstream) Mint(ctx context.Context, r broker.MintRequest) (*broker.Mint
 	m := &broker.Minted{
 		Document: secret.New(`{"password":"pw-` + r.Lease + `"}`), Granted: said, Evidence: broker.Attested,
 		Expires: r.Expires.Add(u.late), Handle: []byte("handle of " + r.Lease), Upstream: map[string]string{"role": "r_" + r.Lease},
+	}
+	if u.fixed > 0 {
+		m.Expires = m.Expires.Add(u.fixed / 2)
 	}
 	if u.noExpiry {
 		m.Expires = time.Time{}

@@ -108,11 +108,17 @@ func (j *Judge) target(policy *scopes.Policy, c *Client, name string, logical bo
 	if err != nil { // which would repeat the whole of it: it may be a token in the wrong place
 		return unknown("it is no URI")
 	}
-	p := j.Registry.Providers[u.Host]
-	if p == nil || p.Describe().Scheme != u.Scheme {
-		return unknown("no mapping and no provider has this name")
+	if p := j.Registry.Providers[u.Host]; p != nil && p.Describe().Scheme == u.Scheme {
+		return Target{Resource: c.Resource, Provider: u.Host, URIs: []string{name}}, nil
 	}
-	return Target{Resource: c.Resource, Provider: u.Host, URIs: []string{name}}, nil
+	switch claimed := j.Registry.claimants(name); len(claimed) {
+	case 0:
+		return unknown("no mapping and no provider has this name")
+	case 1:
+		return Target{Resource: c.Resource, Provider: claimed[0], URIs: []string{name}}, nil
+	default:
+		return unknown("it is claimed by the providers " + strings.Join(claimed, ", "))
+	}
 }
 
 // Case is what there is to decide about.

@@ -347,6 +347,17 @@ func (r *Registry) World() scopes.World {
 	return w
 }
 
+// claimants are the providers at which a URI names something, whatever its scheme.
+func (r *Registry) claimants(uri string) (names []string) {
+	for name, p := range r.Providers {
+		if claims := p.Describe().Claims; claims != nil && claims(uri) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // agentOf returns the name of the software that a token was issued to or is
 // held by: its outermost actor, else its client. Software that nobody
 // configured has no name.

@@ -39,7 +39,7 @@ func (x *exchange) renew(ctx context.Context) (*Issued, error) {
 	}
 	// From here on the caller may be gone; the upstream has done it.
 	ctx = context.WithoutCancel(ctx)
-	if err := x.hold(m); err != nil {
+	if err := x.hold(d, m); err != nil {
 		b.abandon(ctx, *l, nil)
 		b.alarm(ctx, fmt.Sprintf("upstream %s let a credential live longer, or do more, than was asked: lease %s", l.Provider, l.ID), x.pos)
 		return nil, err

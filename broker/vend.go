@@ -33,7 +33,7 @@ func (x *exchange) vend(ctx context.Context) (*Issued, error) {
 		b.abandon(ctx, *l, nil)
 		return nil, err
 	}
-	if err := x.hold(m); err != nil {
+	if err := x.hold(d, m); err != nil {
 		x.event.Certificate.Granted, x.event.Certificate.Evidence = m.Granted.Canonical(), string(m.Evidence)
 		b.abandon(ctx, *l, m.Handle)
 		b.alarm(ctx, fmt.Sprintf("upstream %s granted more than was asked: lease %s", l.Provider, l.ID), x.pos)
@@ -131,7 +131,7 @@ func (x *exchange) certify(d Description) {
 }
 
 // hold compares what the upstream says it granted with what was asked for.
-func (x *exchange) hold(m *Minted) error {
+func (x *exchange) hold(d Description, m *Minted) error {
 	n := x.verdict.Narrowed
 	if m.Granted.IsNothing() {
 		return fmt.Errorf("the provider does not say what was granted")
@@ -140,12 +140,25 @@ func (x *exchange) hold(m *Minted) error {
 		return fmt.Errorf("the upstream granted more than was asked: %v", diffs)
 	}
 	// A second's grace: upstreams round, and clocks differ by less.
-	if m.Expires.IsZero() || m.Expires.After(x.expires.Add(time.Second)) {
-		return fmt.Errorf("the upstream's credential lives until %s, asked was %s", m.Expires, x.expires)
+	latest := x.expires
+	if d.endsEarly() {
+		latest = x.b.now().Add(d.MaxLifetime)
+	}
+	if m.Expires.IsZero() || m.Expires.After(latest.Add(time.Second)) {
+		return fmt.Errorf("the upstream's credential lives until %s, asked was %s", m.Expires, latest)
 	}
 	c := x.event.Certificate
-	c.Granted, c.Evidence, c.Given = m.Granted.Canonical(), string(m.Evidence), m.Expires.Unix()
+	c.Granted, c.Evidence, c.Given = m.Granted.Canonical(), string(m.Evidence), x.ends(m).Unix()
 	return nil
+}
+
+// ends is when a credential ends: by itself, or because its lease does.
+func (x *exchange) ends(m *Minted) time.Time {
+	// What lives a second too long by its upstream's clock is let be.
+	if m.Expires.After(x.expires.Add(time.Second)) {
+		return x.expires
+	}
+	return m.Expires
 }
 
 // activate records the grant and then makes the intent a lease, unless a
@@ -153,7 +166,7 @@ func (x *exchange) hold(m *Minted) error {
 func (x *exchange) activate(ctx context.Context, l *Lease, m *Minted) error {
 	b := x.b
 	next := *l
-	next.State, next.Expires, next.Next, next.Deadline = Active, m.Expires, m.Expires, time.Time{}
+	next.State, next.Expires, next.Next, next.Deadline = Active, m.Expires, x.ends(m), time.Time{}
 	if m.Handle != nil {
 		sealed, err := b.sealer.Seal(m.Handle, handleContext(l))
 		if err != nil {
@@ -223,7 +236,7 @@ func (x *exchange) overtaken(err error) error {
 func (x *exchange) handOut(d Description, l *Lease, m *Minted) (*Issued, error) {
 	granted := x.verdict.Decision.Granted
 	out := &Issued{
-		Token: m.Token, Type: TypeAccess, TokenType: d.TokenType, Expires: m.Expires, Scope: granted,
+		Token: m.Token, Type: TypeAccess, TokenType: d.TokenType, Expires: x.ends(m), Scope: granted,
 		Narrowed: len(granted) < len(x.verdict.Decision.Asked) || len(x.asked) == 0, Lease: l.ID,
 	}
 	if m.Token.Empty() {

@@ -559,3 +559,54 @@ func TestExpiryIsTheTokensAtMost(t *testing.T) {
 		t.Errorf("a token that ends now: %v", err)
 	}
 }
+
+// What lives as long as its upstream likes is ended when its lease is over.
+func TestALeaseIsShorterThanItsCredential(t *testing.T) {
+	w := newWorld(t)
+	w.upstream.fixed = time.Hour
+	first, parent := w.must(nil)
+	got, _ := w.must(w.vend(first.Token, nil))
+	if !got.Expires.Equal(parent.Expires) {
+		t.Errorf("handed out until %s, asked was %s", got.Expires, parent.Expires)
+	}
+	l := w.lease(got.Lease)
+	if !l.Next.Equal(got.Expires) || l.Expires.Sub(got.Expires) != 30*time.Minute {
+		t.Errorf("the lease is looked at %s, the credential ends %s", l.Next, l.Expires)
+	}
+	e := w.record.last(t, audit.KindExchange)
+	if c := e.Certificate; c.Given > c.Asked || e.Lease.Expires != l.Expires.Unix() {
+		t.Errorf("event %+v %+v", e.Certificate, e.Lease)
+	}
+	w.run(w.b)
+	w.later(got.Expires.Sub(w.clock.Now()) + time.Second)
+	eventually(t, "it is ended", func() bool { return w.upstream.living() == 0 })
+	if e := w.record.last(t, audit.KindLease); e.Lease.Outcome != string(broker.Revoked) {
+		t.Errorf("%+v", e.Lease)
+	}
+
+	w.upstream.late = time.Hour // beyond what any of its credentials may
+	again, _ := w.must(nil)
+	if got, err := w.exchange(w.vend(again.Token, nil)); err == nil {
+		t.Errorf("handed out %+v", got)
+	}
+}
+
+func TestAProviderClaimsURIsOfItsOwn(t *testing.T) {
+	w := newWorld(t)
+	ask := func() error {
+		first, _ := w.must(nil)
+		_, err := w.exchange(w.vend(first.Token, func(r *broker.ExchangeRequest) { r.Resources = []string{"https://db.test/sales.orders"} }))
+		return err
+	}
+	if err := ask(); broker.CodeOf(err) != broker.BadTarget {
+		t.Errorf("claimed by nobody: %v", err)
+	}
+	w.upstream.claims = func(uri string) bool { return strings.HasPrefix(uri, "https://db.test/") }
+	if err := ask(); err != nil {
+		t.Error(err)
+	}
+	w.reg.Providers["second"] = w.upstream
+	if err := ask(); broker.CodeOf(err) != broker.BadTarget || !strings.Contains(err.Error(), "second, warehouse") {
+		t.Errorf("claimed by two: %v", err)
+	}
+}

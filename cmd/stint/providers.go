@@ -157,6 +157,7 @@ const exampleProvider = "main"
 // writtenAs says how each type of dimension is written, and how two compare.
 var writtenAs = map[grant.Type]string{
 	grant.IDSet:     "a list of ids; fewer are less",
+	grant.OwnedSet:  `a list of OWNER/NAME, or OWNER/* for all of an owner's; fewer are less`,
 	grant.LevelMap:  "an object of key: level, of none, read, write and admin",
 	grant.ScopeSet:  "a list of scopes; fewer are less, and a scope is less than one that implies it",
 	grant.PrefixSet: "a list of {verbs, bucket, prefix}; a longer prefix is less",
@@ -181,6 +182,8 @@ func example(d grant.Dimension) any {
 	switch d.Type {
 	case grant.IDSet, grant.ScopeSet:
 		return []any{first(strings.ToUpper(d.Name))}
+	case grant.OwnedSet:
+		return []any{"acme/web"}
 	case grant.LevelMap:
 		for _, key := range slices.Sorted(maps.Keys(d.Levels)) {
 			if len(d.Levels[key]) > 0 {

@@ -100,6 +100,7 @@ func TestThereIsAnExampleOfEveryDimension(t *testing.T) {
 		"prefixes":                 {Type: grant.PrefixSet},
 		"prefixes with verbs":      {Type: grant.PrefixSet, Values: []string{"put", "list"}, Reads: []string{"list"}},
 		"actions":                  {Type: grant.ActionSet},
+		"what somebody owns":       {Type: grant.OwnedSet},
 		"rules":                    {Type: grant.RuleSet},
 		"privileges":               {Type: grant.PrivSet},
 		"a profile":                {Type: grant.Profile},

@@ -146,7 +146,7 @@ func expires(ctx context.Context, h *Harness) error {
 		}
 		said := l.minted.Expires
 		switch {
-		case said.IsZero() || said.After(l.req.Expires) || d.MaxLifetime > 0 && said.After(time.Now().Add(d.MaxLifetime)):
+		case said.IsZero() || said.After(l.req.Expires) && !endsEarly(d) || d.MaxLifetime > 0 && said.After(time.Now().Add(d.MaxLifetime)):
 			return fmt.Errorf("asked for until %s, it says until %s", l.req.Expires, said)
 		case d.Settable && ends.After(l.req.Expires):
 			return fmt.Errorf("asked for until %s, the upstream has it live until %s", l.req.Expires, ends)

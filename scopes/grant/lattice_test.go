@@ -10,7 +10,7 @@ import (
 
 var allTypes = []grant.Type{
 	grant.IDSet, grant.LevelMap, grant.ScopeSet, grant.PrefixSet, grant.RuleSet,
-	grant.PrivSet, grant.Profile, grant.Duration, grant.Exact, grant.ActionSet,
+	grant.PrivSet, grant.Profile, grant.Duration, grant.Exact, grant.ActionSet, grant.OwnedSet,
 }
 
 // worlds are every type alone, and products of three.

@@ -60,6 +60,10 @@ func (d *dimension) under(x, y Atom) bool {
 	switch d.Type {
 	case IDSet, Exact:
 		return x[0] == y[0]
+	case OwnedSet:
+		owner, all := strings.CutSuffix(y[0], "/"+star)
+		whose, _, _ := strings.Cut(x[0], "/")
+		return x[0] == y[0] || all && whose == owner
 	case LevelMap:
 		return x[0] == y[0] && weight(x[1]) <= weight(y[1])
 	case ScopeSet, Profile:

@@ -112,6 +112,13 @@ func (d *dimension) lowerField(o order, x, y string) []string {
 		return lowerStem(x, y)
 	case resource:
 		return lowerResource(x, y)
+	case owned:
+		if strings.HasSuffix(x, "/"+star) {
+			x, y = y, x
+		}
+		if owner, whole := strings.CutSuffix(y, star); whole && strings.HasPrefix(x, owner) {
+			return []string{x}
+		}
 	case number:
 		a, _ := strconv.ParseInt(x, 10, 64) // parsing has checked both
 		b, _ := strconv.ParseInt(y, 10, 64)

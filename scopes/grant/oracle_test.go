@@ -148,6 +148,18 @@ func oracles() map[grant.Type]oracle {
 				})
 			},
 		},
+		grant.OwnedSet: {
+			dim:      grant.Dimension{Type: grant.OwnedSet},
+			requests: product([]string{"acme", "acm", "acme2"}, []string{"web", "api", "we"}),
+			allows: func(v any, r []string) bool {
+				return slices.ContainsFunc(texts(v), func(p string) bool { return p == r[0]+"/"+r[1] || p == r[0]+"/*" })
+			},
+			random: func(r *rand.Rand) any {
+				return list(r, 4, func() any {
+					return pick(r, "acme/web", "acme/api", "acme/*", "acm/web", "acm/*", "acme2/we", "acme2/*")
+				})
+			},
+		},
 		grant.ActionSet: {
 			dim:      grant.Dimension{Type: grant.ActionSet},
 			requests: product([]string{"db:Get", "db:Put"}, []string{"arn:db:t/x", "arn:db:t/x/i", "arn:db:t/xy", "arn:db:u", "arn:db:", "other"}),

@@ -338,6 +338,8 @@ func checkText(t string, typ Type, o order, i int) error {
 	case (typ == PrefixSet || typ == ActionSet) && strings.ContainsAny(t, "?$"):
 		// ? and ${ are wildcards and variables to the upstreams that take these.
 		return fmt.Errorf("%q: ? and $ are not taken", t)
+	case o == owned && !isOwned(t):
+		return fmt.Errorf("%q is not OWNER/NAME or OWNER/*", t)
 	case o == prefix && t != "" && !strings.HasSuffix(t, "/"):
 		return fmt.Errorf("%q: a prefix is empty or ends in /", t)
 	}
@@ -351,9 +353,17 @@ func mayStar(t string, o order) bool {
 	case resource:
 		sub, ok := strings.CutPrefix(t, "*/")
 		return t == star || ok && sub != "" && !strings.Contains(sub, star)
+	case owned:
+		return strings.Count(t, star) == 1 && strings.HasSuffix(t, "/"+star)
 	case flat, level, named, prefix, number:
 	}
 	return false
+}
+
+// isOwned reports whether a text is an owner and something of his.
+func isOwned(t string) bool {
+	owner, name, ok := strings.Cut(t, "/")
+	return ok && owner != "" && name != "" && !strings.Contains(name, "/")
 }
 
 func checkURL(t string) error {

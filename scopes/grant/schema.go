@@ -18,6 +18,7 @@ type Type string
 // The types of dimension. In brackets the fields of an [Atom].
 const (
 	IDSet     Type = "id-set"     // immutable ids; equal or not [id]
+	OwnedSet  Type = "owned-set"  // OWNER/NAME, or OWNER/* for all of an owner's [owned]
 	LevelMap  Type = "level-map"  // key to level, none < read < write < admin [key, level]
 	ScopeSet  Type = "scope-set"  // scopes, some implying others [scope]
 	PrefixSet Type = "prefix-set" // verb at bucket below a prefix that ends in "/" or is empty [verb, bucket, prefix]
@@ -266,12 +267,14 @@ const (
 	prefix                // a path prefix is above what it begins
 	stem                  // "*" > what ends in "/" or ":" > what it begins
 	resource              // "*" > "*/sub" > "name/sub"; "*" > "name"
+	owned                 // "OWNER/*" > "OWNER/NAME"
 	number                // by value
 )
 
 var kinds = map[Type]kind{
 	IDSet:     {fields: []field{{order: flat}}, closes: 0},
 	LevelMap:  {fields: []field{{order: flat}, {order: level}}, closes: -1, reads: 1},
+	OwnedSet:  {fields: []field{{order: owned}}, closes: -1},
 	ScopeSet:  {fields: []field{{order: named}}, ordered: true, closes: 0},
 	PrefixSet: {fields: []field{{"verbs", flat, true}, {"bucket", flat, false}, {"prefix", prefix, false}}, closes: 0},
 	ActionSet: {fields: []field{{"actions", flat, true}, {"resource", stem, false}}, closes: 0},
