@@ -10,6 +10,7 @@ import (
 
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/upstream"
+	"github.com/stint-dev/stint/providers/github"
 	"github.com/stint-dev/stint/providers/postgres"
 	"github.com/stint-dev/stint/providers/vault"
 )
@@ -19,6 +20,8 @@ type Deps struct {
 	upstream.Deps
 	// Engine is the Vault that keeps the secrets; nil where a file keeps them.
 	Engine vault.Engine
+	// Signer signs by keys that stay in Vault; nil where a file keeps the secrets.
+	Signer github.Signer
 }
 
 // kind is one kind of provider.
@@ -30,6 +33,7 @@ type kind struct {
 // kinds are the list: a line a kind.
 func kinds(d Deps) map[string]kind {
 	return map[string]kind{
+		"github":   {github.Describe, github.On(d.Signer)},
 		"postgres": {postgres.Describe, postgres.Open},
 		"vault":    {vault.Describe, vault.On(d.Engine)},
 	}

@@ -141,7 +141,7 @@ func check(ctx context.Context, path string, how depth) *checkReport {
 	nowhere := &plan{cfg: cfg} // nothing is asked of what it keeps
 	deps := providers.Deps{Deps: nowhere.upstreamDeps(l.resolve, vault.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})}
 	if l.engine != nil { // nil in an interface would be an engine
-		deps.Engine = l.engine
+		deps.Engine, deps.Signer = l.engine, l.engine
 	}
 	p, err := newPlan(ctx, cfg, deps)
 	if p != nil { // what is wrong in a mapping may come of what the warnings are about

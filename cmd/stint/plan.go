@@ -47,7 +47,7 @@ func openPlan(ctx context.Context, cfg *config.Config, deps vault.Deps) (*plan, 
 	p := &plan{cfg: cfg, secrets: secrets}
 	pd := providers.Deps{Deps: p.upstreamDeps(vault.Resolver{Store: secrets}.Resolve, deps)}
 	if engine != nil { // an interface that holds a nil pointer is not nil
-		pd.Engine = engine
+		pd.Engine, pd.Signer = engine, engine
 	}
 	if err := p.fill(ctx, pd); err != nil {
 		return nil, errors.Join(err, secrets.Close())

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -194,4 +195,30 @@ func (e *Engine) lookup(ctx context.Context, path string, body map[string]any, n
 		return time.Time{}, fmt.Errorf("%s: %w", path, err)
 	}
 	return data.Expires, nil
+}
+
+// Sign has the transit engine sign a message by an RSA key that never leaves it: PKCS #1
+// v1.5 over SHA-256.
+func (e *Engine) Sign(ctx context.Context, key string, message []byte) ([]byte, error) {
+	if checkServerPath(key) != nil || strings.Contains(key, "/") {
+		return nil, fmt.Errorf("no key of the transit engine is called %q", key)
+	}
+	a, err := e.c.ask(ctx, engineTimeout, request{method: http.MethodPut, path: "transit/sign/" + key + "/sha2-256", body: map[string]any{
+		"input": base64.StdEncoding.EncodeToString(message), "signature_algorithm": "pkcs1v15", "prehashed": false,
+	}})
+	var data struct {
+		Signature string `json:"signature"`
+	}
+	if err == nil {
+		err = a.decode(&data)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("sign with the key %s: %w", key, err)
+	}
+	parts := strings.Split(data.Signature, ":") // vault:v1:...
+	signature, err := base64.StdEncoding.DecodeString(parts[len(parts)-1])
+	if len(parts) != 3 || parts[0] != "vault" || err != nil || len(signature) == 0 {
+		return nil, fmt.Errorf("sign with the key %s: the answer is no signature", key)
+	}
+	return signature, nil
 }

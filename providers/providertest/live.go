@@ -21,11 +21,18 @@ func resolves(ctx context.Context, h *Harness) error {
 	for range h.Rounds {
 		g := h.Grant(r)
 		for _, live := range []bool{false, true} {
-			out, err := h.Provider.Resolve(ctx, broker.ResolveRequest{Subject: h.Subject, Grants: []grant.Grant{g, everything}, Live: live})
+			named, meant := g, g
+			if h.Named != nil {
+				named = h.Named(g)
+			}
+			if !live { // nobody is asked what names mean
+				meant = named
+			}
+			out, err := h.Provider.Resolve(ctx, broker.ResolveRequest{Subject: h.Subject, Grants: []grant.Grant{named, everything}, Live: live})
 			switch {
 			case err != nil:
 				return fmt.Errorf("resolve: %w", err)
-			case len(out.Grants) != 2 || !out.Grants[0].Equal(g) || !out.Grants[1].Equal(everything):
+			case len(out.Grants) != 2 || !out.Grants[0].Equal(meant) || !out.Grants[1].Equal(everything):
 				return fmt.Errorf("%s resolves to %v", g, out.Grants)
 			case !out.Request.Equal(everything) || out.Wanted != nil || len(out.Parts) > 0:
 				return errors.New("nothing was named, and something was understood")

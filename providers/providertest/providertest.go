@@ -38,6 +38,9 @@ type Harness struct {
 	Subject string
 	// Grant returns a random grant that the upstream, as it is set up, can give.
 	Grant func(r *rand.Rand) grant.Grant
+	// Named returns a grant as an administrator writes it, where its ids have names. Nil:
+	// they have none.
+	Named func(g grant.Grant) grant.Grant
 	// Inexpressible are grants that Render has to refuse with
 	// [broker.ErrInexpressible].
 	Inexpressible []grant.Grant
