@@ -194,3 +194,18 @@ func TestProvider(t *testing.T) {
 		doubles.GitHubLastsLonger, doubles.GitHubSaysNothing)
 	providertest.Run(t, c)
 }
+
+func TestProviderOfUsers(t *testing.T) {
+	h := newHub(t)
+	user := func(c *github.Config) { c.Mode, c.Entitlement = "user", "" }
+	h.Users["alice"].Rights = map[string]string{"web": "write", "api": "write", "docs": "write"}
+	p := h.open(t, user)
+	if a := h.link(t, p); a.ID != "77" || a.Name != "alice" {
+		t.Errorf("%+v", a)
+	}
+	c := h.harness(t, p, "web", "api", "docs")
+	c.Variant, c.Pairs = "user", 20
+	c.Overgrants = h.overgrants(t, user, doubles.GitHubAllRepositories, doubles.GitHubMorePermission, doubles.GitHubLastsLonger,
+		doubles.GitHubSaysNothing, doubles.GitHubAnotherOwner)
+	providertest.Run(t, c)
+}
