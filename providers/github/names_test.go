@@ -23,27 +23,27 @@ func TestNamesBecomeIDs(t *testing.T) {
 		details   []map[string]any
 		want      string // the repositories asked for, or a code
 	}{
-		"a repository":                 {[]string{"github://main/acme/web"}, nil, `["` + web + `"]`},
-		"by the API's own URI":         {[]string{h.URL + "/repos/acme/web"}, nil, `["` + web + `"]`},
-		"two":                          {[]string{"github://main/acme/web", "github://main/acme/api"}, nil, `["` + web + `","` + api + `"]`},
-		"in another case":              {[]string{"github://main/ACME/Web"}, nil, `["` + web + `"]`},
-		"an owner":                     {[]string{"github://main/acme"}, nil, `["` + every + `"]`},
-		"details":                      {nil, []map[string]any{{"repositories": []any{"acme/web"}, "permissions": map[string]any{"issues": "read"}, "account": map[string]any{}}}, `["` + web + `"]`},
-		"one that there is not":        {[]string{"github://main/acme/none"}, nil, "bad_target"},
-		"an owner without the App":     {[]string{"github://main/other/web"}, nil, "bad_target"},
-		"a path that climbs":           {[]string{"github://main/acme/.."}, nil, "bad_target"},
-		"a path that is escaped":       {[]string{"github://main/acme/%2e%2e"}, nil, "bad_target"},
-		"a path below":                 {[]string{"github://main/acme/web/contents"}, nil, "bad_target"},
-		"a query":                      {[]string{"github://main/acme/web?x"}, nil, "bad_target"},
-		"a star":                       {[]string{"github://main/acme/*"}, nil, "bad_target"},
-		"nothing":                      {[]string{"github://main/"}, nil, "bad_target"},
-		"another provider's":           {[]string{"github://other/acme/web"}, nil, "bad_target"},
-		"details without a dimension":  {nil, []map[string]any{{"repositories": []any{"acme/web"}}}, "bad_details"},
-		"a permission that is none":    {nil, []map[string]any{{"repositories": []any{"acme/web"}, "permissions": map[string]any{"contentz": "read"}, "account": map[string]any{}}}, "bad_details"},
-		"a level that is none":         {nil, []map[string]any{{"repositories": []any{"acme/web"}, "permissions": map[string]any{"contents": "admin"}, "account": map[string]any{}}}, "bad_details"},
-		"details beyond the resource":  {[]string{"github://main/acme/api"}, []map[string]any{{"repositories": []any{"acme/web"}, "permissions": map[string]any{"issues": "read"}, "account": map[string]any{}}}, "bad_details"},
-		"details of another provider":  {nil, []map[string]any{{"provider": "x", "repositories": []any{"acme/web"}, "permissions": map[string]any{}, "account": map[string]any{}}}, "bad_details"},
-		"a repository by id, by name":  {[]string{"github://main/" + web}, nil, "bad_target"},
+		"a repository":                {[]string{"github://main/acme/web"}, nil, `["` + web + `"]`},
+		"by the API's own URI":        {[]string{h.URL + "/repos/acme/web"}, nil, `["` + web + `"]`},
+		"two":                         {[]string{"github://main/acme/web", "github://main/acme/api"}, nil, `["` + web + `","` + api + `"]`},
+		"in another case":             {[]string{"github://main/ACME/Web"}, nil, `["` + web + `"]`},
+		"an owner":                    {[]string{"github://main/acme"}, nil, `["` + every + `"]`},
+		"details":                     {nil, []map[string]any{{"repositories": []any{"acme/web"}, "permissions": map[string]any{"issues": "read"}, "account": map[string]any{}}}, `["` + web + `"]`},
+		"one that there is not":       {[]string{"github://main/acme/none"}, nil, "bad_target"},
+		"an owner without the App":    {[]string{"github://main/other/web"}, nil, "bad_target"},
+		"a path that climbs":          {[]string{"github://main/acme/.."}, nil, "bad_target"},
+		"a path that is escaped":      {[]string{"github://main/acme/%2e%2e"}, nil, "bad_target"},
+		"a path below":                {[]string{"github://main/acme/web/contents"}, nil, "bad_target"},
+		"a query":                     {[]string{"github://main/acme/web?x"}, nil, "bad_target"},
+		"a star":                      {[]string{"github://main/acme/*"}, nil, "bad_target"},
+		"nothing":                     {[]string{"github://main/"}, nil, "bad_target"},
+		"another provider's":          {[]string{"github://other/acme/web"}, nil, "bad_target"},
+		"details without a dimension": {nil, []map[string]any{{"repositories": []any{"acme/web"}}}, "bad_details"},
+		"a permission that is none":   {nil, []map[string]any{{"repositories": []any{"acme/web"}, "permissions": map[string]any{"contentz": "read"}, "account": map[string]any{}}}, "bad_details"},
+		"a level that is none":        {nil, []map[string]any{{"repositories": []any{"acme/web"}, "permissions": map[string]any{"contents": "admin"}, "account": map[string]any{}}}, "bad_details"},
+		"details beyond the resource": {[]string{"github://main/acme/api"}, []map[string]any{{"repositories": []any{"acme/web"}, "permissions": map[string]any{"issues": "read"}, "account": map[string]any{}}}, "bad_details"},
+		"details of another provider": {nil, []map[string]any{{"provider": "x", "repositories": []any{"acme/web"}, "permissions": map[string]any{}, "account": map[string]any{}}}, "bad_details"},
+		"a repository by id, by name": {[]string{"github://main/" + web}, nil, "bad_target"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, err := p.Resolve(t.Context(), broker.ResolveRequest{Resources: c.resources, Details: c.details, Live: true})
@@ -125,6 +125,9 @@ func TestAnAppIsHeldToItsUsersRights(t *testing.T) {
 			}
 		})
 	}
+	if !may(alice, map[string]any{"contents": "read"}, "web", "api") || !may(alice, map[string]any{"contents": "write"}, "web") {
+		t.Fatal("this shows nothing")
+	}
 	if may(alice, map[string]any{"contents": "write"}, "web", "api") {
 		t.Error("the right on one repository is lent on another")
 	}
@@ -133,6 +136,7 @@ func TestAnAppIsHeldToItsUsersRights(t *testing.T) {
 	}
 	// Names can be changed, and given to others: a link is to an account.
 	h.Users["mallory"], h.Users["alice"] = h.Users["alice"], &doubles.GitHubUser{ID: 99, Rights: map[string]string{"docs": "admin"}}
+	p = h.open(t, func(c *github.Config) { c.Entitlement = "collaborator" }) // which remembers nothing
 	if may(alice, map[string]any{"contents": "read"}, "docs") {
 		t.Error("who has her old name has lent her his rights")
 	}
@@ -256,5 +260,27 @@ func TestAUsersTokensAreRenewedOnce(t *testing.T) {
 	}
 	if _, err := p.Describe().Link.Linked(t.Context(), alice); !errors.Is(err, broker.ErrNotFound) {
 		t.Errorf("%v", err)
+	}
+}
+
+// What GitHub says is held against what was asked, level by level.
+func TestAHigherLevelIsNoticed(t *testing.T) {
+	h := newHub(t)
+	p := h.open(t, nil)
+	warm(t, p)
+	g := h.of(t, p, map[string]any{"contents": "read"}, "web")
+	rendered, err := p.Render(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Over(doubles.GitHubHigherLevel)
+	m, err := p.Mint(t.Context(), broker.MintRequest{
+		Lease: strings.Repeat("a", 24), Grant: g, Rendered: rendered, Expires: time.Now().Add(time.Hour), Note: func([]byte) error { return nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if within, _ := grant.Leq(m.Granted, g); within {
+		t.Errorf("asked for %s, granted is %s", g, m.Granted)
 	}
 }
