@@ -76,3 +76,9 @@ path "sys/leases/revoke" {
 path "sys/leases/lookup" {
   capabilities = ["update"]
 }
+
+# Signing by keys that never leave Vault, such as those of GitHub Apps (transit_key). Only
+# needed where one is configured; name the keys to bind it further.
+path "transit/sign/+/sha2-256" {
+  capabilities = ["update"]
+}

@@ -2,6 +2,11 @@ package vault_test
 
 import (
 	"context"
+	"crypto"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
@@ -353,4 +358,32 @@ func TestEndingCredentialsWaitsForASealedVaultAndThenWorks(t *testing.T) {
 	v.Unseal(t)
 	eventually(t, "the child is revoked", func() error { return e.RevokeChild(context.WithoutCancel(t.Context()), accessor) })
 	wantRevoked(t, v, e, lease, serial)
+}
+
+func TestAKeySignsWithoutLeavingVault(t *testing.T) {
+	v := withPKI(t, testbed.VaultSetup{})
+	_, e, _ := open(t, asStint(t, v))
+	v.Call(t, http.MethodPost, "sys/mounts/transit", map[string]any{"type": "transit"})
+	v.Call(t, http.MethodPost, "transit/keys/app", map[string]any{"type": "rsa-2048", "exportable": false})
+	data := v.Call(t, http.MethodGet, "transit/keys/app", nil)["data"].(map[string]any)
+	text := data["keys"].(map[string]any)["1"].(map[string]any)["public_key"].(string)
+	block, _ := pem.Decode([]byte(text))
+	public, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	message := []byte("header.claims")
+	signature, err := e.Sign(t.Context(), "app", message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(message)
+	if err := rsa.VerifyPKCS1v15(public.(*rsa.PublicKey), crypto.SHA256, sum[:], signature); err != nil {
+		t.Error(err)
+	}
+	for _, key := range []string{"none", "../../sys", "a/b", "", "app/../app"} {
+		if s, err := e.Sign(t.Context(), key, message); err == nil {
+			t.Errorf("%q signs %x", key, s)
+		}
+	}
 }

@@ -22,6 +22,7 @@ package github
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strings"
 	"sync"
@@ -162,6 +163,9 @@ func (p *provider) check(g grant.Grant) error {
 
 // ready asks GitHub who the App is: its key works, and GitHub answers.
 func (p *provider) ready(ctx context.Context) error {
-	_, err := p.asApp(ctx, p.apps[0], "GET", "/app", nil)
+	a, err := p.asApp(ctx, p.apps[0], http.MethodGet, "/app", nil)
+	if err == nil && a.Status != http.StatusOK {
+		err = fmt.Errorf("GitHub does not take the key of the App %s: status %d", p.apps[0].ClientID, a.Status)
+	}
 	return err
 }

@@ -26,7 +26,6 @@ func TestNamesBecomeIDs(t *testing.T) {
 		"a repository":                {[]string{"github://main/acme/web"}, nil, `["` + web + `"]`},
 		"by the API's own URI":        {[]string{h.URL + "/repos/acme/web"}, nil, `["` + web + `"]`},
 		"two":                         {[]string{"github://main/acme/web", "github://main/acme/api"}, nil, `["` + web + `","` + api + `"]`},
-		"in another case":             {[]string{"github://main/ACME/Web"}, nil, `["` + web + `"]`},
 		"an owner":                    {[]string{"github://main/acme"}, nil, `["` + every + `"]`},
 		"details":                     {nil, []map[string]any{{"repositories": []any{"acme/web"}, "permissions": map[string]any{"issues": "read"}, "account": map[string]any{}}}, `["` + web + `"]`},
 		"one that there is not":       {[]string{"github://main/acme/none"}, nil, "bad_target"},

@@ -74,6 +74,8 @@ type GitHub struct {
 	own      map[string]bool // tokens that read metadata alone, and users' own
 	family   map[string]bool // users whose tokens were all ended
 	renewals int
+	left     int // of the rate limit, if limited
+	limited  bool
 }
 
 // GitHubUser is a user.
@@ -113,6 +115,10 @@ func NewGitHub(emulate string, description []byte) (*GitHub, error) {
 
 // Over has it misbehave in one way; empty: not at all.
 func (g *GitHub) Over(how string) { g.mu.Lock(); g.over = how; g.mu.Unlock() }
+
+// Left has installation tokens come with so much left of the rate limit; negative: as
+// emulate says.
+func (g *GitHub) Left(n int) { g.mu.Lock(); g.left, g.limited = n, n >= 0; g.mu.Unlock() }
 
 // Strange returns what was asked that GitHub's own description does not allow.
 func (g *GitHub) Strange() []string { g.mu.Lock(); defer g.mu.Unlock(); return slices.Clone(g.strange) }
@@ -320,6 +326,10 @@ func (g *GitHub) modify(resp *http.Response) error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.limited {
+		resp.Header.Set("X-Ratelimit-Remaining", fmt.Sprint(g.left))
+		resp.Header.Set("X-Ratelimit-Reset", fmt.Sprint(g.Now().Add(10*time.Minute).Unix()))
+	}
 	g.n++
 	text, _ := out["token"].(string)
 	long := fmt.Sprintf("ghs_12345_eyJ%s.%s", strings.Repeat("x", 480), strings.TrimPrefix(text, "ghs_"))
