@@ -238,6 +238,9 @@ type Description struct {
 	// changed, or that the credential may live longer than its lease, which ends it.
 	Renews bool
 	Renew  func(ctx context.Context, r RenewRequest) (*Minted, error)
+	// Certify finds out, at the upstream, whether it narrows as it should, and keeps the
+	// result, without which the class is none. Nil: there is nothing to find out.
+	Certify func(ctx context.Context, r CertifyRequest) (result string, err error)
 	// Sweep lists and ends what is alive upstream for leases that keep says nothing
 	// is known of; nil if the upstream cannot list. It returns the leases that it ended
 	// itself, not those that somebody else ended meanwhile.
@@ -342,6 +345,16 @@ type Minted struct {
 	Handle []byte
 	// Upstream are ids by which the upstream's log names the credential.
 	Upstream map[string]string
+}
+
+// CertifyRequest is whom an upstream is tried with.
+type CertifyRequest struct {
+	// Subject is a subject, as ISSUER#SUB, that has linked an account, and Assertion its
+	// own token, where that is needed.
+	Subject   string
+	Assertion secret.String
+	// Say is told what is being done.
+	Say func(what string)
 }
 
 // Link is how a subject's own account at an upstream is linked: by the code flow of
