@@ -11,6 +11,7 @@ import (
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/upstream"
 	"github.com/stint-dev/stint/providers/github"
+	"github.com/stint-dev/stint/providers/google"
 	"github.com/stint-dev/stint/providers/postgres"
 	"github.com/stint-dev/stint/providers/vault"
 )
@@ -34,6 +35,7 @@ type kind struct {
 func kinds(d Deps) map[string]kind {
 	return map[string]kind{
 		"github":   {github.Describe, github.On(d.Signer)},
+		"google":   {google.Describe, google.Open},
 		"postgres": {postgres.Describe, postgres.Open},
 		"vault":    {vault.Describe, vault.On(d.Engine)},
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/stint-dev/stint/internal/config"
 	"github.com/stint-dev/stint/providers"
 	"github.com/stint-dev/stint/providers/github"
+	"github.com/stint-dev/stint/providers/google"
 	"github.com/stint-dev/stint/providers/postgres"
 	"github.com/stint-dev/stint/providers/vault"
 	"github.com/stint-dev/stint/scopes"
@@ -26,6 +27,7 @@ var update = flag.Bool("update", false, "write the files that tests compare with
 // settings are what the kinds of providers decode.
 var settings = map[string]reflect.Type{
 	"github":   reflect.TypeFor[github.Config](),
+	"google":   reflect.TypeFor[google.Config](),
 	"postgres": reflect.TypeFor[postgres.Config](),
 	"vault":    reflect.TypeFor[vault.Config](),
 }
