@@ -10,6 +10,7 @@ import (
 
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/upstream"
+	"github.com/stint-dev/stint/providers/entra"
 	"github.com/stint-dev/stint/providers/github"
 	"github.com/stint-dev/stint/providers/google"
 	"github.com/stint-dev/stint/providers/postgres"
@@ -35,6 +36,7 @@ type kind struct {
 func kinds(d Deps) map[string]kind {
 	return map[string]kind{
 		"github":   {github.Describe, github.On(d.Signer)},
+		"entra":    {entra.Describe, entra.Open},
 		"google":   {google.Describe, google.Open},
 		"postgres": {postgres.Describe, postgres.Open},
 		"vault":    {vault.Describe, vault.On(d.Engine)},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stint-dev/stint/internal/config"
 	"github.com/stint-dev/stint/providers"
+	"github.com/stint-dev/stint/providers/entra"
 	"github.com/stint-dev/stint/providers/github"
 	"github.com/stint-dev/stint/providers/google"
 	"github.com/stint-dev/stint/providers/postgres"
@@ -27,6 +28,7 @@ var update = flag.Bool("update", false, "write the files that tests compare with
 // settings are what the kinds of providers decode.
 var settings = map[string]reflect.Type{
 	"github":   reflect.TypeFor[github.Config](),
+	"entra":    reflect.TypeFor[entra.Config](),
 	"google":   reflect.TypeFor[google.Config](),
 	"postgres": reflect.TypeFor[postgres.Config](),
 	"vault":    reflect.TypeFor[vault.Config](),
