@@ -32,6 +32,11 @@ type Config struct {
 	// 90m, which is so unless the tenant's policy says otherwise. One that lives longer
 	// is refused.
 	TokenLifetime upstream.Duration `yaml:"token_lifetime,omitempty" check:"min=10m,max=24h"`
+	// Outlives accepts that tokens end later than the subject tokens they were made from:
+	// revoking those does not end them. Absent: a lease needs subject tokens with that much
+	// time left, which Entra's own never have unless token_lifetime is short. Either way
+	// lifetimes.credential has to be a minute more than token_lifetime.
+	Outlives bool `yaml:"outlives,omitempty"`
 }
 
 // App is an app registration.

@@ -117,7 +117,7 @@ func Open(_ context.Context, name string, decode func(any) error, d upstream.Dep
 	}
 	p.client = upstream.NewClient("Entra", h)
 	p.about = Describe()
-	p.about.Schema, p.about.Ready = p.schema, p.ready
+	p.about.Schema, p.about.Ready, p.about.Outlives = p.schema, p.ready, p.cfg.Outlives
 	p.about.MinLifetime, p.about.MaxLifetime = p.cfg.TokenLifetime.Duration+delay, p.cfg.TokenLifetime.Duration+2*delay
 	return p, nil
 }

@@ -55,6 +55,11 @@ type Config struct {
 	// MaxLifetime is the longest that a service account's token lives, up to 12h, which
 	// the organisation has to allow; beyond 1h. Absent: 1h. Users' tokens live an hour.
 	MaxLifetime upstream.Duration `yaml:"max_lifetime,omitempty" check:"min=1m,max=12h"`
+	// Outlives accepts that users' tokens, which live an hour whatever is asked, end later
+	// than the subject tokens they were made from: revoking those does not end them. For
+	// the flows user and delegation. Absent: a lease needs subject tokens with that much
+	// time left. Either way lifetimes.credential has to be 61m at least.
+	Outlives bool `yaml:"outlives,omitempty"`
 	// Endpoints are Google's, where they are elsewhere, as with Private Service Connect.
 	Endpoints Endpoints `yaml:"endpoints,omitempty"`
 }
@@ -149,6 +154,8 @@ func (c *Config) checkFederation() error {
 		return errors.New("provider: write //iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/NAME")
 	case c.Flow == flowStorage && c.Attest:
 		return errors.New("attest: of a token within a boundary Google says nothing")
+	case c.Flow != flowDelegation && c.Outlives:
+		return errors.New("outlives: tokens of service accounts end when they are asked to")
 	case c.Flow != flowDelegation && (len(c.Users) > 0 || len(c.Never) > 0):
 		return errors.New("users and never are of the flow delegation alone")
 	case c.Flow == flowDelegation && len(c.Users) == 0:

@@ -18,7 +18,8 @@
 // They differ in how long a token lives. A service account's lives as long as was asked.
 // A user's lives for an hour, always. None can be taken back: Google's revocation ends
 // everything that a user ever granted to the client, all other leases included, and is
-// kept for unlinking. So a lease of a user's token needs an hour that is left to it.
+// kept for unlinking. So a lease of a user's token needs an hour that is left to it, or
+// settings that accept that it outlives what it was made from (outlives).
 //
 // They differ in whom Google's own log names. By federation it is the service account,
 // on behalf of a principal whose name is a pseudonym of the subject.
@@ -139,7 +140,7 @@ func (p *provider) describe() broker.Description {
 		d.Identity = d.Identity[:1]
 	}
 	if p.cfg.fixed() {
-		d.MinLifetime, d.MaxLifetime = fixedLife+delay, fixedLife+2*delay
+		d.MinLifetime, d.MaxLifetime, d.Outlives = fixedLife+delay, fixedLife+2*delay, p.cfg.Outlives
 	} else {
 		d.MaxLifetime, d.Settable = p.cfg.MaxLifetime.Duration, true
 	}
