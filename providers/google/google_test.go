@@ -429,6 +429,25 @@ func TestABoundaryAsItIsSent(t *testing.T) {
 	}
 }
 
+// What would be sent and not be seen is not read.
+func TestScopesAreReadAsTheyAreSent(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	p := b.open(t, b.settings("user"))
+	for name, list := range map[string]string{
+		"a scope that another implies": full("drive") + " " + full("drive.readonly"),
+		"a scope twice":                full("drive") + " " + full("drive"),
+		"no scope":                     "",
+		"a blank more":                 full("drive") + "  " + full("tasks"),
+		"a scope by its name":          "drive",
+		"a scope of nobody's":          "https://example.com/auth/drive",
+	} {
+		if g, err := p.Parse([]byte(`{"scope":"` + list + `"}`)); err == nil {
+			t.Errorf("%s is read as %s", name, g)
+		}
+	}
+}
+
 // Of what the settings or a mapping name and Google has not, the reason is said.
 func TestCheckOfMappings(t *testing.T) {
 	t.Parallel()

@@ -303,7 +303,7 @@ func TestProviderOfStorage(t *testing.T) {
 	for name, r := range requests() {
 		h.Acts[name] = stored(t, p, at(r.Bucket, r.prefix, r.verb))
 	}
-	h.Overgrants = b.over(t, c, doubles.GoogleDropsBoundary, doubles.GoogleLastsLonger)
+	h.Overgrants = b.over(t, c, doubles.GoogleDropsBoundary, doubles.GoogleBoundaryLasts, doubles.GoogleLastsLonger)
 	providertest.Run(t, h)
 }
 

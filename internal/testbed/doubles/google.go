@@ -25,6 +25,7 @@ const (
 	GoogleLastsLonger    = "tokens live two hours"
 	GoogleSaysNoScope    = "the answer does not say the scope"
 	GoogleDropsBoundary  = "the token without a boundary comes back"
+	GoogleBoundaryLasts  = "the token within a boundary outlives the one it was made of"
 	GoogleAnotherClient  = "the token is another client's"
 	GoogleAnotherAccount = "the token is for another account"
 )

@@ -138,7 +138,7 @@ func (g *Google) bound(w http.ResponseWriter, f url.Values) {
 	}
 	bounded := *source
 	bounded.Boundary = rules
-	if g.over == GoogleLastsLonger {
+	if g.over == GoogleBoundaryLasts {
 		bounded.Ends = g.Now().Add(2 * time.Hour)
 	}
 	g.stsAnswer(w, &bounded, true)
