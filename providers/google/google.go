@@ -135,6 +135,7 @@ func (p *provider) describe() broker.Description {
 		d.Identity = d.Identity[1:]
 	case flowStorage:
 		d.Class, d.Scheme = broker.Exact, "gs"
+		d.Claims = func(uri string) bool { _, ok := claimed(uri); return ok }
 		d.Identity, d.Reads = d.Identity[:1], "get and list"
 	default:
 		d.Identity = d.Identity[:1]

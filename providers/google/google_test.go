@@ -95,6 +95,9 @@ func TestResolve(t *testing.T) {
 		"a bucket":                           {"storage", []string{"gs://work/sales/"}, nil, `{"storage":[{"bucket":"sales","prefix":"","verbs":["delete","get","list","put"]}]}`},
 		"a bucket without a slash":           {"storage", []string{"gs://work/sales"}, nil, `{"storage":[{"bucket":"sales","prefix":"","verbs":["delete","get","list","put"]}]}`},
 		"a prefix":                           {"storage", []string{"gs://work/sales/2026/"}, nil, `{"storage":[{"bucket":"sales","prefix":"2026/","verbs":["delete","get","list","put"]}]}`},
+		"a prefix as Google writes it":       {"storage", []string{"gs://sales/2026/"}, nil, `{"storage":[{"bucket":"sales","prefix":"2026/","verbs":["delete","get","list","put"]}]}`},
+		"an object as Google writes it":      {"storage", []string{"gs://sales/2026/x"}, nil, "bad_target"},
+		"a bucket of nobody's":               {"storage", []string{"gs://Sales/"}, nil, "bad_target"},
 		"an object":                          {"storage", []string{"gs://work/sales/2026/x"}, nil, "bad_target"},
 		"a prefix with a wildcard":           {"storage", []string{"gs://work/sales/*/"}, nil, "bad_target"},
 		"a prefix that is spelled otherwise": {"storage", []string{"gs://work/sales/%2e/"}, nil, "bad_target"},
@@ -458,6 +461,9 @@ func TestCheckOfMappings(t *testing.T) {
 	}
 	if err := s.Describe().Check(stored(t, s, at("Sales", "", "get"))); err == nil {
 		t.Error("a bucket that cannot be is taken")
+	}
+	if u.Describe().Claims != nil || !s.Describe().Claims("gs://sales/2026/") || s.Describe().Claims("gs://sales/2026/x") || s.Describe().Claims("s3://sales/") {
+		t.Error("what is claimed is not what can be read")
 	}
 	for _, p := range []broker.Provider{s, u} {
 		if err := p.Describe().Check(p.Describe().Schema.Everything()); err != nil {

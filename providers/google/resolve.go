@@ -161,20 +161,38 @@ func (p *provider) part(uri string) (grant.Grant, error) {
 		}
 		return p.schema.Limit(map[string]any{"scopes": []any{rest}})
 	}
-	bucket, prefix, _ := strings.Cut(rest, "/")
 	wrong := fmt.Errorf("name a bucket, and a prefix that is empty or ends in /, as gs://%s/bucket/prefix/", p.name)
-	if !ours || strings.Contains(rest, "%") || strings.ContainsAny(rest, "?#") || checkPlace(bucket, prefix) != nil {
+	at, ok := placeOf(rest)
+	if !ours {
+		at, ok = claimed(uri)
+	}
+	if !ok {
 		return grant.Grant{}, wrong
 	}
 	all := make([]any, len(verbs))
 	for i, v := range verbs {
 		all[i] = v
 	}
-	g, err := p.schema.ParseValue(map[string]any{"storage": []any{map[string]any{"verbs": all, "bucket": bucket, "prefix": prefix}}})
+	g, err := p.schema.ParseValue(map[string]any{"storage": []any{map[string]any{"verbs": all, "bucket": at.bucket, "prefix": at.prefix}}})
 	if err != nil {
 		return g, wrong
 	}
 	return g, nil
+}
+
+// placeOf reads a bucket with a prefix, in its one spelling.
+func placeOf(text string) (place, bool) {
+	bucket, prefix, _ := strings.Cut(text, "/")
+	return place{bucket, prefix}, !strings.ContainsAny(text, "%?#") && checkPlace(bucket, prefix) == nil
+}
+
+// claimed reads a URI as Google's own tools write it: gs://bucket/prefix/.
+func claimed(uri string) (place, bool) {
+	rest, ok := strings.CutPrefix(uri, "gs://")
+	if !ok {
+		return place{}, false
+	}
+	return placeOf(rest)
 }
 
 // wanted is what an object of the authorization details asks for. The error may be
