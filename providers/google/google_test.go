@@ -140,6 +140,21 @@ func TestEntitlement(t *testing.T) {
 	if out, err := ask(alice, true); err != nil || out.Entitlement.String() != `{"scopes":["drive.readonly","tasks"]}` {
 		t.Errorf("%+v, %v", out, err)
 	}
+	asked := func(scope string) error {
+		_, err := p.Resolve(t.Context(), broker.ResolveRequest{Subject: alice, Live: true, Grants: []grant.Grant{
+			parse(t, p, `{"scopes":["`+scope+`"]}`), p.Describe().Schema.Everything(),
+		}})
+		return err
+	}
+	if err := asked("calendar"); broker.CodeOf(err) != broker.NeedsLink {
+		t.Errorf("a scope that linking would ask for, and did not get: %v", err)
+	}
+	if err := asked("youtube"); err != nil {
+		t.Errorf("a scope that linking does not ask for: %v", err)
+	}
+	if err := asked("tasks"); err != nil {
+		t.Errorf("a scope that was consented to: %v", err)
+	}
 	if _, err := ask("https://idp.example#bob", true); broker.CodeOf(err) != broker.NeedsLink {
 		t.Errorf("another's link: %v", err)
 	}

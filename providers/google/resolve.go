@@ -43,7 +43,34 @@ func (p *provider) Resolve(ctx context.Context, r broker.ResolveRequest) (*broke
 	if err := p.detailed(r, own, out); err != nil {
 		return nil, err
 	}
+	if err := p.linkable(r, out); err != nil {
+		return nil, err
+	}
 	return out, nil
+}
+
+// linkable reports that the subject has to link his account again, where he has consented
+// to nothing of what is asked, and would be asked to.
+func (p *provider) linkable(r broker.ResolveRequest, out *broker.Resolved) error {
+	if p.cfg.Flow != flowUser || !r.Live || len(out.Grants) == 0 {
+		return nil
+	}
+	list := make([]any, len(p.cfg.Scopes))
+	for i, s := range p.cfg.Scopes {
+		list[i] = s
+	}
+	offered, err := p.schema.ParseValue(map[string]any{"scopes": list})
+	if err != nil {
+		return fmt.Errorf("scopes: %w", err)
+	}
+	asked := out.Request
+	for _, g := range out.Grants {
+		asked = grant.Meet(asked, g)
+	}
+	if grant.Meet(asked, out.Entitlement).IsNothing() && !grant.Meet(asked, offered).IsNothing() {
+		return needsLink(errors.New("the linked account's owner has consented to nothing of this"))
+	}
+	return nil
 }
 
 // named reads the resources of a request.
