@@ -35,8 +35,8 @@ type kind struct {
 // kinds are the list: a line a kind.
 func kinds(d Deps) map[string]kind {
 	return map[string]kind{
-		"github":   {github.Describe, github.On(d.Signer)},
 		"entra":    {entra.Describe, entra.Open},
+		"github":   {github.Describe, github.On(d.Signer)},
 		"google":   {google.Describe, google.Open},
 		"postgres": {postgres.Describe, postgres.Open},
 		"vault":    {vault.Describe, vault.On(d.Engine)},

@@ -27,8 +27,8 @@ var update = flag.Bool("update", false, "write the files that tests compare with
 
 // settings are what the kinds of providers decode.
 var settings = map[string]reflect.Type{
-	"github":   reflect.TypeFor[github.Config](),
 	"entra":    reflect.TypeFor[entra.Config](),
+	"github":   reflect.TypeFor[github.Config](),
 	"google":   reflect.TypeFor[google.Config](),
 	"postgres": reflect.TypeFor[postgres.Config](),
 	"vault":    reflect.TypeFor[vault.Config](),
