@@ -97,21 +97,7 @@ func newBed(t testing.TB) *bed {
 		t.Fatal(err)
 	}
 	b.Account, b.Provider = account, pool
-	key := []byte("our key")
-	sign := func(text string) string {
-		mac := hmac.New(sha256.New, key)
-		mac.Write([]byte(text))
-		return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
-	}
-	b.Assertion = func(raw string) (map[string]any, error) {
-		text, mac, _ := strings.Cut(raw, ".")
-		data, err := base64.RawURLEncoding.DecodeString(text)
-		if err != nil || sign(text) != mac {
-			return nil, errors.New("it is not signed by us")
-		}
-		var claims map[string]any
-		return claims, json.Unmarshal(data, &claims)
-	}
+	b.Assertion = verified
 	var mu sync.Mutex
 	b.deps = upstream.Deps{
 		Self: self, Now: time.Now,
@@ -130,7 +116,7 @@ func newBed(t testing.TB) *bed {
 			mu.Unlock()
 			data, err := json.Marshal(claims)
 			text := base64.RawURLEncoding.EncodeToString(data)
-			return secret.New(text + "." + sign(text)), err
+			return secret.New(text + "." + signature(text)), err
 		},
 		Parents: upstream.NewParents(upstream.ParentConfig{
 			Store:  &store{at: map[string]map[string]secret.String{}, v: map[string]int{}},
@@ -148,6 +134,23 @@ func newBed(t testing.TB) *bed {
 		}
 	})
 	return b
+}
+
+// signature is ours, of text, and verified reads what has it.
+func signature(text string) string {
+	mac := hmac.New(sha256.New, []byte("our key"))
+	mac.Write([]byte(text))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+func verified(raw string) (map[string]any, error) {
+	text, mac, _ := strings.Cut(raw, ".")
+	data, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil || signature(text) != mac {
+		return nil, errors.New("it is not signed by us")
+	}
+	var claims map[string]any
+	return claims, json.Unmarshal(data, &claims)
 }
 
 // settings are those of a flow at the double.

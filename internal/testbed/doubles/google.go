@@ -1,6 +1,3 @@
-// Package doubles stands in for upstreams that nobody can run: strict about what they
-// are asked, and, told so, giving more than they were asked for. It knows nothing of the
-// code that is tested against it, and is imported by tests alone.
 package doubles
 
 import (
