@@ -210,6 +210,10 @@ type Description struct {
 	// done when the time is over that was asked for.
 	MinLifetime, MaxLifetime time.Duration
 	Settable                 bool
+	// Outlives says that an administrator accepts that credentials end later than the
+	// tokens they were made from: of an upstream that gives none for less time and takes
+	// none back. Every other bound stands.
+	Outlives bool
 	// Revokes says what ends when one credential is revoked: token, family, grant,
 	// principal or none.
 	Revokes string

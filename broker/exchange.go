@@ -368,7 +368,8 @@ func (x *exchange) decide(ctx context.Context) error {
 }
 
 // lifetime finds how long what is issued may live: never longer than what it
-// came from, but for a session of our own.
+// came from, but for a session of our own, and for an upstream of which an administrator
+// has said that he accepts it.
 func (x *exchange) lifetime() error {
 	life, from := x.b.cfg.TokenLifetime, []*Token{x.subject, x.actor}
 	if own := x.r.Client.Session; own > 0 && x.subject != nil {
@@ -379,8 +380,12 @@ func (x *exchange) lifetime() error {
 	}
 	if x.target.Provider != "" {
 		life = x.b.cfg.CredentialLifetime
-		if most := x.b.reg.Providers[x.target.Provider].Describe().MaxLifetime; most > 0 {
-			life = min(life, most)
+		d := x.b.reg.Providers[x.target.Provider].Describe()
+		if d.MaxLifetime > 0 {
+			life = min(life, d.MaxLifetime)
+		}
+		if d.Outlives {
+			from = nil
 		}
 	}
 	for _, most := range []time.Duration{x.r.Client.MaxLifetime.Duration, x.verdict.Decision.MaxLifetime} {

@@ -299,6 +299,7 @@ type upstream struct {
 	rigid    bool          // nothing can be renewed
 	fixed    time.Duration // how long what it makes lives, whatever is asked
 	claims   func(string) bool
+	outlives bool
 	hook     func(step string)
 }
 
@@ -313,7 +314,7 @@ func (u *upstream) Describe() broker.Description {
 	}
 	d := broker.Description{
 		Claims: u.claims, Renews: !u.rigid, Renew: renew, Kind: "warehouse", Class: u.class, Schema: tables, Scheme: "postgres", Details: "postgres", TokenType: "N_A",
-		Evidence: broker.Attested, MinLifetime: u.least, Sweep: u.sweep, Ready: func(context.Context) error { return u.revErr },
+		Evidence: broker.Attested, MinLifetime: u.least, Outlives: u.outlives, Sweep: u.sweep, Ready: func(context.Context) error { return u.revErr },
 	}
 	if u.fixed > 0 {
 		d.MaxLifetime, d.Revokes = u.fixed, "token"

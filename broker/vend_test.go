@@ -121,6 +121,42 @@ func TestVendsThatAreRefused(t *testing.T) {
 	}
 }
 
+// An upstream that gives nothing for less than three minutes, and takes nothing back, is of use only to whoever accepts that a credential outlives the token it was made
+// from. What else bounds its life stands.
+func TestACredentialOutlivesItsTokenOnlyWhereThatIsAccepted(t *testing.T) {
+	open := func(r *broker.ExchangeRequest) { r.Client.MaxLifetime.Duration = 0 }
+	for name, tc := range map[string]struct {
+		outlives bool
+		change   func(*broker.ExchangeRequest)
+		life     time.Duration // 0: refused
+	}{
+		"where it is not accepted":          {false, open, 0},
+		"where it is, within the mapping's": {true, open, 4 * time.Minute},
+		"but not what a client may": {true, func(r *broker.ExchangeRequest) {
+			r.Client.MaxLifetime.Duration = time.Minute
+		}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.upstream.least, w.upstream.outlives = 3*time.Minute, tc.outlives
+			first, _ := w.must(func(r *broker.ExchangeRequest) { r.Client.MaxLifetime.Duration = 2 * time.Minute })
+			got, err := w.exchange(w.vend(first.Token, tc.change))
+			if tc.life == 0 {
+				if broker.CodeOf(err) != broker.BadToken || len(w.upstream.minted) > 0 {
+					t.Fatalf("got %+v, %v", got, err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if left := got.Expires.Sub(w.clock.Now()); left > tc.life || left < tc.life-time.Second {
+				t.Errorf("it lives for %s, wanted %s", left, tc.life)
+			}
+		})
+	}
+}
+
 // ceiling replaces a client's, and compiles the policy anew with it.
 func (w *world) ceiling(client, text string) {
 	w.t.Helper()

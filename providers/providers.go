@@ -10,7 +10,9 @@ import (
 
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/upstream"
+	"github.com/stint-dev/stint/providers/entra"
 	"github.com/stint-dev/stint/providers/github"
+	"github.com/stint-dev/stint/providers/google"
 	"github.com/stint-dev/stint/providers/oauth"
 	"github.com/stint-dev/stint/providers/postgres"
 	"github.com/stint-dev/stint/providers/vault"
@@ -34,8 +36,10 @@ type kind struct {
 // kinds are the list: a line a kind.
 func kinds(d Deps) map[string]kind {
 	return map[string]kind{
+		"entra":    {entra.Describe, entra.Open},
 		"github":   {github.Describe, github.On(d.Signer)},
 		"oauth":    {oauth.Describe, oauth.Open},
+		"google":   {google.Describe, google.Open},
 		"postgres": {postgres.Describe, postgres.Open},
 		"vault":    {vault.Describe, vault.On(d.Engine)},
 	}

@@ -117,6 +117,12 @@ func openProviders(ctx context.Context, cfg *config.Config, deps providers.Deps)
 		if err != nil && !errors.As(err, new(strictyaml.Errors)) {
 			err = in.Settings.Errorf("provider %s: %v", in.Name, err)
 		}
+		if err == nil {
+			// Nothing that is shorter can be had of it, so that nothing ever would be.
+			if least, most := provider.Describe().MinLifetime, cfg.Lifetimes.Credential.Duration; least > most {
+				err = in.Settings.Errorf("provider %s: it lends for at least %s, and lifetimes.credential is %s", in.Name, least, most)
+			}
+		}
 		if err != nil {
 			wrong = append(wrong, err)
 		}

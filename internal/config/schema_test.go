@@ -15,7 +15,9 @@ import (
 
 	"github.com/stint-dev/stint/internal/config"
 	"github.com/stint-dev/stint/providers"
+	"github.com/stint-dev/stint/providers/entra"
 	"github.com/stint-dev/stint/providers/github"
+	"github.com/stint-dev/stint/providers/google"
 	"github.com/stint-dev/stint/providers/oauth"
 	"github.com/stint-dev/stint/providers/postgres"
 	"github.com/stint-dev/stint/providers/vault"
@@ -26,8 +28,10 @@ var update = flag.Bool("update", false, "write the files that tests compare with
 
 // settings are what the kinds of providers decode.
 var settings = map[string]reflect.Type{
+	"entra":    reflect.TypeFor[entra.Config](),
 	"github":   reflect.TypeFor[github.Config](),
 	"oauth":    reflect.TypeFor[oauth.Config](),
+	"google":   reflect.TypeFor[google.Config](),
 	"postgres": reflect.TypeFor[postgres.Config](),
 	"vault":    reflect.TypeFor[vault.Config](),
 }
