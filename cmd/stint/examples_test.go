@@ -37,17 +37,18 @@ var notDone = map[string]int{
 	"stint explain --client notes-mcp --token -":                                                      exitRefused, // the token is none
 	"stint explain --client notes-mcp --resource":                                                     exitRefused, // rules are for people
 	"stint explain --client notes-mcp --subject 'https://idp.example#alice' --group everyone --group": -1,          // some of it by day alone
-	"stint init --redis":    0,
-	"stint keys revoke":     exitRefused, // there is no such key
-	"stint audit show":      exitFailed,  // nor such an event
-	"stint check --live":    exitFailed,  // idp.example cannot be reached
-	"stint doctor":          exitFailed,  // nor here
-	"stint recover":         exitRefused, // the server runs
-	"stint leases show":     exitRefused, // there is no such lease
-	"stint keys show":       exitRefused,
-	"stint sessions show":   exitRefused,
-	"stint issuers disable": exitRefused,
-	"stint issuers enable":  exitRefused,
+	"stint init --redis":      0,
+	"stint keys revoke":       exitRefused, // there is no such key
+	"stint audit show":        exitFailed,  // nor such an event
+	"stint check --live":      exitFailed,  // idp.example cannot be reached
+	"stint doctor":            exitFailed,  // nor here
+	"stint recover":           exitRefused, // the server runs
+	"stint leases show":       exitRefused, // there is no such lease
+	"stint keys show":         exitRefused,
+	"stint sessions show":     exitRefused,
+	"stint issuers disable":   exitRefused,
+	"stint issuers enable":    exitRefused,
+	"stint providers certify": exitRefused, // the server has the sealed file open
 }
 
 // What is shown as an example works with what stint init writes, as it is typed.

@@ -247,16 +247,7 @@ func (p *plan) subject(q question) (*scopes.Subject, error) {
 
 // verify reads the subject token and checks it as the server does.
 func (p *plan) verify(ctx context.Context, q question) (*broker.Token, error) {
-	in := q.tokenReader
-	if q.token != "-" {
-		f, err := os.Open(q.token)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = f.Close() }()
-		in = f
-	}
-	raw, err := io.ReadAll(io.LimitReader(in, 64<<10))
+	raw, err := readToken(q.tokenReader, q.token)
 	if err != nil {
 		return nil, err
 	}
@@ -264,11 +255,25 @@ func (p *plan) verify(ctx context.Context, q question) (*broker.Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := tokens.Verify(ctx, secret.New(strings.TrimSpace(string(raw))))
+	t, err := tokens.Verify(ctx, raw)
 	if err != nil {
 		return nil, &exitError{exitRefused, fmt.Errorf("the token is not accepted: %s", broker.AsError(err).Reason())}
 	}
 	return t, nil
+}
+
+// readToken reads a token from a file, or from standard input for -.
+func readToken(in io.Reader, file string) (secret.String, error) {
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return secret.String{}, err
+		}
+		defer func() { _ = f.Close() }()
+		in = f
+	}
+	raw, err := io.ReadAll(io.LimitReader(in, 64<<10))
+	return secret.New(strings.TrimSpace(string(raw))), err
 }
 
 // verifier verifies tokens by the keys of issuers, and our own by those that the

@@ -27,7 +27,7 @@ a grant, and what becomes of a credential that is taken back.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return g.listProviders(c) },
 	}
-	c.AddCommand(&cobra.Command{
+	c.AddCommand(newCertify(g), &cobra.Command{
 		Use: "list", Short: "List the kinds", Args: cobra.NoArgs,
 		Example: "  stint providers list\n  stint providers list -o json | jq '.[].kind'",
 		RunE:    func(c *cobra.Command, _ []string) error { return g.listProviders(c) },
