@@ -10,6 +10,7 @@ import (
 
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/upstream"
+	"github.com/stint-dev/stint/providers/aws"
 	"github.com/stint-dev/stint/providers/github"
 	"github.com/stint-dev/stint/providers/oauth"
 	"github.com/stint-dev/stint/providers/postgres"
@@ -36,6 +37,7 @@ func kinds(d Deps) map[string]kind {
 	return map[string]kind{
 		"github":   {github.Describe, github.On(d.Signer)},
 		"oauth":    {oauth.Describe, oauth.Open},
+		"aws":      {aws.Describe, aws.Open},
 		"postgres": {postgres.Describe, postgres.Open},
 		"vault":    {vault.Describe, vault.On(d.Engine)},
 	}

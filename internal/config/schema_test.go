@@ -15,6 +15,7 @@ import (
 
 	"github.com/stint-dev/stint/internal/config"
 	"github.com/stint-dev/stint/providers"
+	"github.com/stint-dev/stint/providers/aws"
 	"github.com/stint-dev/stint/providers/github"
 	"github.com/stint-dev/stint/providers/oauth"
 	"github.com/stint-dev/stint/providers/postgres"
@@ -28,6 +29,7 @@ var update = flag.Bool("update", false, "write the files that tests compare with
 var settings = map[string]reflect.Type{
 	"github":   reflect.TypeFor[github.Config](),
 	"oauth":    reflect.TypeFor[oauth.Config](),
+	"aws":      reflect.TypeFor[aws.Config](),
 	"postgres": reflect.TypeFor[postgres.Config](),
 	"vault":    reflect.TypeFor[vault.Config](),
 }
