@@ -14,6 +14,7 @@ import (
 	"github.com/stint-dev/stint/providers/github"
 	"github.com/stint-dev/stint/providers/oauth"
 	"github.com/stint-dev/stint/providers/postgres"
+	"github.com/stint-dev/stint/providers/s3"
 	"github.com/stint-dev/stint/providers/vault"
 )
 
@@ -39,6 +40,7 @@ func kinds(d Deps) map[string]kind {
 		"oauth":    {oauth.Describe, oauth.Open},
 		"aws":      {aws.Describe, aws.Open},
 		"postgres": {postgres.Describe, postgres.Open},
+		"s3":       {s3.Describe, s3.Open},
 		"vault":    {vault.Describe, vault.On(d.Engine)},
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/stint-dev/stint/providers/github"
 	"github.com/stint-dev/stint/providers/oauth"
 	"github.com/stint-dev/stint/providers/postgres"
+	"github.com/stint-dev/stint/providers/s3"
 	"github.com/stint-dev/stint/providers/vault"
 	"github.com/stint-dev/stint/scopes"
 )
@@ -31,6 +32,7 @@ var settings = map[string]reflect.Type{
 	"oauth":    reflect.TypeFor[oauth.Config](),
 	"aws":      reflect.TypeFor[aws.Config](),
 	"postgres": reflect.TypeFor[postgres.Config](),
+	"s3":       reflect.TypeFor[s3.Config](),
 	"vault":    reflect.TypeFor[vault.Config](),
 }
 
