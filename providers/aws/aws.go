@@ -105,6 +105,7 @@ func Open(_ context.Context, name string, decode func(any) error, d upstream.Dep
 		return nil, err
 	}
 	p.about.MaxLifetime, p.about.Check, p.about.Ready = p.cfg.MaxLifetime.Duration, p.check, p.ready
+	p.about.Claims = p.claims
 	if p.cfg.Revocation == "deny_policy" {
 		iam, err := p.service(p.cfg.Deny.Endpoint, p.cfg.Deny.Region)
 		if err != nil {

@@ -28,6 +28,9 @@ type Config struct {
 	SecretKey string `yaml:"secret_key,omitempty" check:"reference"`
 	// ExternalID is what the role's trust policy may ask of assume_role.
 	ExternalID string `yaml:"external_id,omitempty"`
+	// Buckets are those whose URIs, s3://bucket/prefix/, name something at this provider.
+	// Nothing is granted by that. Absent: only URIs with the provider's name do.
+	Buckets []string `yaml:"buckets,omitempty"`
 	// MaxLifetime is the longest that a session lives: at most 12h, and what the role has
 	// as its longest session. Absent: 1h.
 	MaxLifetime upstream.Duration `yaml:"max_lifetime,omitempty"`
@@ -101,6 +104,11 @@ func (c *Config) Check() error {
 	}
 	if _, err := sts.CheckEndpoint(c.Endpoint); err != nil {
 		return fmt.Errorf("endpoint: %w", err)
+	}
+	for _, b := range c.Buckets {
+		if !bucketName.MatchString(b) {
+			return fmt.Errorf("buckets: %q is no name of a bucket", b)
+		}
 	}
 	return c.checkDeny(m[1])
 }

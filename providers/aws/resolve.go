@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/stint-dev/stint/broker"
@@ -43,20 +44,40 @@ func (p *provider) Resolve(_ context.Context, r broker.ResolveRequest) (*broker.
 	return out, nil
 }
 
-// part is what a resource URI names: aws://NAME/s3/bucket/prefix/ is every verb there,
-// and aws://NAME/arn:... every action at the ARN that the grants name at all. The error
-// may be shown.
+// claims reports whether a URI names a bucket that is this provider's, or is an ARN of
+// the role's account.
+func (p *provider) claims(uri string) bool {
+	if parts := strings.SplitN(uri, ":", 6); parts[0] == "arn" {
+		return len(parts) == 6 && parts[1] == p.parts[1] && parts[4] == p.parts[4]
+	}
+	u, err := url.Parse(uri)
+	return err == nil && u.Scheme == "s3" && slices.Contains(p.cfg.Buckets, u.Host)
+}
+
+// part is what a resource URI names: aws://NAME/s3/bucket/prefix/ and s3://bucket/prefix/
+// are every verb there, and aws://NAME/arn:... and arn:... every action at the ARN that
+// the grants name at all. The error may be shown.
 func (p *provider) part(uri string, grants []grant.Grant) (grant.Grant, error) {
 	wrong := fmt.Errorf("name a bucket and a prefix as aws://%s/s3/bucket/prefix/, or an ARN as aws://%s/arn:...", p.name, p.name)
 	u, err := url.Parse(uri)
-	if err != nil || u.Scheme != "aws" || u.Host != p.name || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.User != nil {
+	if err != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.User != nil {
 		return grant.Grant{}, wrong
 	}
 	path := strings.TrimPrefix(u.Path, "/")
+	own := u.Scheme == "aws" && u.Host == p.name
+	if !own && !p.claims(uri) {
+		return grant.Grant{}, wrong
+	}
+	if u.Scheme == "arn" {
+		path = uri
+	}
 	if strings.HasPrefix(path, "arn:") {
 		return p.atARN(path, grants)
 	}
 	where, ok := strings.CutPrefix(path, "s3/")
+	if !own {
+		where, ok = u.Host+"/"+path, true
+	}
 	bucket, prefix, slash := strings.Cut(where, "/")
 	if !ok || !slash {
 		return grant.Grant{}, wrong

@@ -34,6 +34,9 @@ type Config struct {
 	// all that is vended.
 	AccessKey string `yaml:"access_key" check:"required,reference"`
 	SecretKey string `yaml:"secret_key" check:"required,reference"`
+	// Buckets are those whose URIs, s3://bucket/prefix/, name something at this provider.
+	// Nothing is granted by that. Absent: only URIs with the provider's name do.
+	Buckets []string `yaml:"buckets,omitempty"`
 	// MaxLifetime is the longest that keys or a URL live: at most 12h, and 168h for URLs.
 	// Absent: 1h.
 	MaxLifetime upstream.Duration `yaml:"max_lifetime,omitempty"`
@@ -73,6 +76,11 @@ func (c *Config) Check() error {
 	}
 	if _, err := sts.CheckEndpoint(c.Endpoint); err != nil {
 		return fmt.Errorf("endpoint: %w", err)
+	}
+	for _, b := range c.Buckets {
+		if !bucketName.MatchString(b) {
+			return fmt.Errorf("buckets: %q is no name of a bucket", b)
+		}
 	}
 	return nil
 }

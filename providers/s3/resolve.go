@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/stint-dev/stint/broker"
@@ -47,14 +48,24 @@ func (p *provider) Resolve(_ context.Context, r broker.ResolveRequest) (*broker.
 	return out, nil
 }
 
+// claims reports whether a URI names a bucket that is this provider's.
+func (p *provider) claims(uri string) bool {
+	u, err := url.Parse(uri)
+	return err == nil && u.Scheme == "s3" && slices.Contains(p.cfg.Buckets, u.Host)
+}
+
 // part is what a resource URI names: every verb at an object, or below a prefix. The
 // error may be shown.
 func (p *provider) part(uri string) (g grant.Grant, entry any, err error) {
 	u, err := url.Parse(uri)
-	if err != nil || u.Scheme != "s3" || u.Host != p.name || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.User != nil {
+	own := err == nil && u.Host == p.name
+	if err != nil || u.Scheme != "s3" || !own && !p.claims(uri) || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.User != nil {
 		return g, nil, fmt.Errorf("name an object as s3://%s/bucket/key, or a prefix as s3://%s/bucket/prefix/", p.name, p.name)
 	}
 	resource := strings.TrimPrefix(u.Path, "/")
+	if !own {
+		resource = u.Host + "/" + resource
+	}
 	list := []any{"get", "put", "delete"}
 	if strings.HasSuffix(resource, "/") && p.cfg.STS != "none" {
 		list = append(list, "list")

@@ -74,6 +74,7 @@ func Open(_ context.Context, name string, decode func(any) error, d upstream.Dep
 		return nil, err
 	}
 	p.about.MaxLifetime, p.about.Check, p.about.Ready = p.cfg.MaxLifetime.Duration, p.check, p.ready
+	p.about.Claims = p.claims
 	switch p.cfg.STS {
 	case "aws":
 		p.about.Evidence = broker.Asserted

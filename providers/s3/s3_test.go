@@ -43,7 +43,7 @@ func TestSettings(t *testing.T) {
 }
 
 func provider(t *testing.T, kind string) broker.Provider {
-	return opened(t, s3.Config{Endpoint: "https://store.example", STS: kind, AccessKey: "vault:id", SecretKey: "vault:key"}, testbed.AWSKeys{})
+	return opened(t, s3.Config{Endpoint: "https://store.example", STS: kind, Buckets: []string{"warehouse"}, AccessKey: "vault:id", SecretKey: "vault:key"}, testbed.AWSKeys{})
 }
 
 func TestResolve(t *testing.T) {
@@ -69,6 +69,8 @@ func TestResolve(t *testing.T) {
 		"a variable":                      {"minio", []string{"s3://store/warehouse/$%7Baws:username%7D/"}, nil, "bad_target"},
 		"a question mark that is escaped": {"minio", []string{"s3://store/warehouse/%3F"}, nil, "bad_target"},
 		"a bucket without a slash":        {"minio", []string{"s3://store/warehouse"}, nil, "bad_target"},
+		"a bucket that is claimed":        {"minio", []string{"s3://warehouse/a/k"}, nil, `{"objects":[{"actions":["get"],"resource":"warehouse/a/k"}]}`},
+		"a bucket that is not claimed":    {"minio", []string{"s3://archive/a/k"}, nil, "bad_target"},
 		"no bucket":                       {"minio", []string{"s3://store/"}, nil, "bad_target"},
 		"a path that climbs":              {"minio", []string{"s3://store/warehouse/a/../b/"}, nil, "bad_target"},
 		"a query":                         {"minio", []string{"s3://store/warehouse/a/?x=y"}, nil, "bad_target"},
