@@ -50,7 +50,7 @@ func (p *provider) Mint(ctx context.Context, r broker.MintRequest) (*broker.Mint
 		}
 		return nil, err
 	}
-	h.Until = s.Expires.Unix()
+	h.Made, h.Until = true, s.Expires.Unix()
 	if err := note(r, h); err != nil {
 		return nil, err
 	}

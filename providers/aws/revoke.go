@@ -13,6 +13,8 @@ import (
 type handle struct {
 	// Nothing says that AWS has refused to make one.
 	Nothing bool `json:"nothing"`
+	// Made says that there is an answer, by which it exists.
+	Made bool `json:"made"`
 	// Until is when it ends, in seconds since 1970, or the latest that it could.
 	Until int64 `json:"until"`
 }
@@ -37,6 +39,9 @@ func (p *provider) Revoke(ctx context.Context, r broker.RevokeLease) (broker.Out
 		return broker.Outcome{State: broker.AlreadyDead, Note: "it has run out"}, nil
 	case p.deny != nil:
 		return p.deny.revoke(ctx, r.Lease, until)
+	}
+	if !h.Made {
+		return broker.Outcome{State: broker.UnknownUntil, Until: until, Note: "AWS's answer was lost; if there is a session, nobody has its keys"}, nil
 	}
 	return broker.Outcome{State: broker.NotRevocableUntil, Until: until, Note: "sessions of this role end by themselves"}, nil
 }

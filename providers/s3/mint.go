@@ -67,7 +67,7 @@ func (p *provider) minted(s *sts.Session, keys sts.Keys, r broker.MintRequest, g
 			return nil, err
 		}
 	}
-	h := handle{Until: out.Expires.Unix()}
+	h := handle{Made: true, Until: out.Expires.Unix()}
 	if err := note(r, h); err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func (p *provider) presign(ctx context.Context, store *sts.Service, keys sts.Key
 	if life < time.Second {
 		return nil, fmt.Errorf("no URL for less than %s", minURL)
 	}
-	h := handle{Until: now.Add(life).Unix()}
+	h := handle{Made: true, Until: now.Add(life).Unix()}
 	if err := note(r, h); err != nil {
 		return nil, err
 	}

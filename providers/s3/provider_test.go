@@ -36,6 +36,10 @@ func TestTemporaryKeysAtMinIO(t *testing.T) {
 		c.Endpoint = generous(t, s, change)
 		over[name] = opened(t, c, s.user)
 	}
+	m := mint(t, over["keys without a policy"], parse(t, objects(at("get", "warehouse/a/"))), 20*time.Minute)
+	if !m.Granted.Equal(p.Describe().Schema.Everything()) || m.Evidence != broker.Attested {
+		t.Errorf("keys without a policy are said to be for %s", m.Granted) // which the broker alarms of
+	}
 	providertest.Run(t, providertest.Harness{
 		Provider: p, Subject: "https://idp.example#ada", Grant: some(t), Acts: least, Pairs: 2000, Within: within(p),
 		Variant: "keys", Upstream: "MinIO 2026-02", Oracle: "MinIO's policy engine", Overgrants: over, Remains: nobody,

@@ -13,6 +13,8 @@ import (
 type handle struct {
 	// Nothing says that the store has refused to make any.
 	Nothing bool `json:"nothing"`
+	// Made says that there is an answer, by which it exists.
+	Made bool `json:"made"`
 	// Until is when they end, in seconds since 1970, or the latest that they could.
 	Until int64 `json:"until"`
 }
@@ -36,6 +38,8 @@ func (p *provider) Revoke(_ context.Context, r broker.RevokeLease) (broker.Outco
 		return broker.Outcome{State: broker.AlreadyDead, Note: "the store made no keys"}, nil
 	case !p.deps.Now().Before(until):
 		return broker.Outcome{State: broker.AlreadyDead, Note: "it has run out"}, nil
+	case !h.Made:
+		return broker.Outcome{State: broker.UnknownUntil, Until: until, Note: "the store's answer was lost; if there are keys, nobody has them"}, nil
 	}
 	return broker.Outcome{State: broker.NotRevocableUntil, Until: until, Note: "keys and URLs of this store end by themselves"}, nil
 }
