@@ -1,11 +1,9 @@
 package aws_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/xml"
 	"errors"
 	"fmt"
 	"net/http"
@@ -17,53 +15,8 @@ import (
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/secret"
 	"github.com/stint-dev/stint/internal/testbed"
-	"github.com/stint-dev/stint/internal/testbed/doubles"
 	"github.com/stint-dev/stint/providers/providertest"
 )
-
-// behind has the double ask a real STS for each session, by the very request that it
-// was asked by: MinIO knows nothing of roles, names and tags, which the double checks,
-// and enforces the policy, which the double does not.
-func behind(a *doubles.AWS, m *testbed.MinIOServer) {
-	a.Issue = func(r *http.Request, body []byte) (id, key, token string, expires time.Time, err error) {
-		f, err := url.ParseQuery(string(body))
-		if err != nil {
-			return id, key, token, expires, err
-		}
-		if f.Get("Action") == "AssumeRoleWithWebIdentity" { // which nothing is signed of
-			f.Set("RoleArn", m.Role)
-			body = []byte(f.Encode())
-		}
-		again, err := http.NewRequestWithContext(r.Context(), http.MethodPost, m.Addr+"/", bytes.NewReader(body))
-		if err != nil {
-			return id, key, token, expires, err
-		}
-		again.Header, again.Host = r.Header.Clone(), r.Host
-		again.Header.Del("Content-Length")
-		status, answer, err := m.Ask(again)
-		if err == nil && status != http.StatusOK {
-			err = fmt.Errorf("minio: status %d: %s", status, answer)
-		}
-		var got struct {
-			Made  keysOf `xml:"AssumeRoleResult>Credentials"`
-			Token keysOf `xml:"AssumeRoleWithWebIdentityResult>Credentials"`
-		}
-		if err == nil {
-			err = xml.Unmarshal(answer, &got)
-		}
-		if got.Made.AccessKeyID == "" {
-			got.Made = got.Token
-		}
-		return got.Made.AccessKeyID, got.Made.SecretAccessKey, got.Made.SessionToken, got.Made.Expiration, err
-	}
-}
-
-type keysOf struct {
-	AccessKeyID     string `xml:"AccessKeyId"`
-	SecretAccessKey string
-	SessionToken    string
-	Expiration      time.Time
-}
 
 // atMinIO is a credential in use at MinIO.
 type atMinIO struct {
@@ -133,7 +86,7 @@ func TestProviderAtMinIO(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a := cloud(t, i)
 			a.Keys[user.ID] = user.Secret
-			behind(a, m)
+			a.Behind(m.Addr, m.Role, m.Ask)
 			d := deps(i, time.Now)
 			d.Secret = func(_ context.Context, ref string) (secret.String, error) {
 				return secret.New(map[string]string{"vault:id": user.ID, "vault:key": user.Secret}[ref]), nil
