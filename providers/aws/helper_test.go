@@ -352,7 +352,7 @@ func harness(t *testing.T, a *doubles.AWS, p broker.Provider) providertest.Harne
 	}
 	return providertest.Harness{
 		Provider: p, Subject: "https://idp.example#ada", Grant: some(t), Acts: least,
-		Inexpressible: inexpressible(t), Within: within(p), Pairs: 2000,
+		Inexpressible: inexpressible(t), Within: within(p), Pairs: 3200,
 		Upstream: "our double of STS and IAM", Oracle: "MinIO's policy engine",
 		Open: func(_ context.Context, m *broker.Minted) (providertest.Session, error) {
 			s, err := session(m)

@@ -41,7 +41,7 @@ func TestTemporaryKeysAtMinIO(t *testing.T) {
 		t.Errorf("keys without a policy are said to be for %s", m.Granted) // which the broker alarms of
 	}
 	providertest.Run(t, providertest.Harness{
-		Provider: p, Subject: "https://idp.example#ada", Grant: some(t), Acts: least, Pairs: 2000, Within: within(p),
+		Provider: p, Subject: "https://idp.example#ada", Grant: some(t), Acts: least, Pairs: 3200, Within: within(p),
 		Variant: "keys", Upstream: "MinIO 2026-02", Oracle: "MinIO's policy engine", Overgrants: over, Remains: nobody,
 		Inexpressible: parsed(t, []any{
 			"*", objects(long...), objects(at("get", "*")), objects(at("get", "warehouse")), objects(at("get", "ware:")), objects(at("get", "Ware/k")),
