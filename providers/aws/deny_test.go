@@ -1,6 +1,8 @@
 package aws_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -159,5 +161,29 @@ func TestADenialThatFailsIsTriedAgain(t *testing.T) {
 	r.a.Refuse = ""
 	if r.revoke(t, r.p, l, broker.DisabledPendingKill); works() {
 		t.Error("it works still")
+	}
+}
+
+// Whoever wrote the policy and does not know whether it arrived may still have it under
+// way: nobody else writes until it can be no more, or it would undo what they wrote.
+func TestAPolicyThatMayBeUnderWayIsWaitedFor(t *testing.T) {
+	r := newRevoker(t, time.Minute)
+	one, _ := r.lease(t, "lease-one")
+	two, works := r.lease(t, "lease-two")
+	r.a.Lose = true
+	if o, err := r.p.Revoke(t.Context(), one); !errors.Is(err, upstream.ErrUncertain) {
+		t.Fatalf("%+v, %v", o, err)
+	}
+	r.a.Lose = false
+	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if o, err := opened(t, r.c, r.d).Revoke(short, two); broker.CodeOf(err) != broker.Unavailable || !works() {
+		t.Errorf("written meanwhile: %+v, %v", o, err)
+	}
+	r.pass(time.Minute)
+	r.revoke(t, r.p, two, broker.DisabledPendingKill)
+	r.revoke(t, r.p, one, broker.DisabledPendingKill)
+	if doc, puts := r.a.Inline("stint-data", "stint-deny"); !strings.Contains(doc, "lease-one") || !strings.Contains(doc, "lease-two") || puts != 3 {
+		t.Errorf("%d, %s", puts, doc)
 	}
 }

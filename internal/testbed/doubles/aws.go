@@ -6,7 +6,6 @@ package doubles
 import (
 	"bytes"
 	"crypto/rand"
-	"encoding/json"
 	"encoding/xml"
 	"fmt"
 	"io"
@@ -42,8 +41,10 @@ type AWS struct {
 	// Variant is what is wrong with the double's sessions, but for those that change
 	// policies: see the constants.
 	Variant string
-	// Refuse is a code that the next requests are refused with.
+	// Refuse is a code that the next requests are refused with, and Lose says that the
+	// answers to policies that are written are lost.
 	Refuse string
+	Lose   bool
 
 	mu       sync.Mutex
 	sessions []*AWSSession
@@ -124,6 +125,9 @@ func (a *AWS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			no = refusal{"InternalFailure", err.Error()}
 		}
 		status := http.StatusBadRequest
+		if no.code == "InternalFailure" {
+			status = http.StatusInternalServerError
+		}
 		if no.code == "AccessDenied" || no.code == "SignatureDoesNotMatch" {
 			status = http.StatusForbidden
 		}
@@ -355,41 +359,4 @@ func (a *AWS) answer(action string, s AWSSession, subject string) node {
 		result = append(result, node{"SubjectFromWebIdentityToken", subject}, node{"Audience", "sts.amazonaws.com"}, node{"Provider", "stint.example"})
 	}
 	return node{action + "Response", []node{{action + "Result", result}, {"ResponseMetadata", []node{{"RequestId", "0"}}}}}
-}
-
-// putRolePolicy writes an inline policy, for a session that may.
-func (a *AWS) putRolePolicy(r *http.Request, body []byte, f url.Values) (node, error) {
-	id, _, _ := strings.Cut(strings.TrimPrefix(r.Header.Get("Authorization"), "AWS4-HMAC-SHA256 Credential="), "/")
-	i := slices.IndexFunc(a.sessions, func(s *AWSSession) bool { return s.Key == id })
-	if i < 0 {
-		return node{}, refusal{"InvalidClientTokenId", "no such session"}
-	}
-	s := a.sessions[i]
-	if err := a.signed(r, body, "iam", map[string]string{s.Key: s.Secret}, s.Token); err != nil {
-		return node{}, err
-	}
-	target := ""
-	for arn := range a.Roles {
-		if arn[strings.LastIndex(arn, "/")+1:] == f.Get("RoleName") {
-			target = arn
-		}
-	}
-	var own struct {
-		Statement []struct{ Action, Resource []string }
-	}
-	switch err := json.Unmarshal([]byte(s.Policy), &own); {
-	case err != nil || len(own.Statement) != 1 || !slices.Equal(own.Statement[0].Action, []string{"iam:PutRolePolicy"}) || !slices.Equal(own.Statement[0].Resource, []string{target}):
-		return node{}, refusal{"AccessDenied", "the session may not, or may more"}
-	case s.Role == target:
-		return node{}, refusal{"AccessDenied", "a role that changes itself"}
-	case f.Get("Version") != "2010-05-08" || !json.Valid([]byte(f.Get("PolicyDocument"))) || len(f.Get("PolicyDocument")) > 10240:
-		return node{}, refusal{"MalformedPolicyDocument", "no policy, or one of more than 10240 characters"}
-	}
-	name := f.Get("RoleName")
-	if a.inline[name] == nil {
-		a.inline[name] = map[string]string{}
-	}
-	a.inline[name][f.Get("PolicyName")] = f.Get("PolicyDocument")
-	a.puts++
-	return node{"PutRolePolicyResponse", []node{{"ResponseMetadata", []node{{"RequestId", "0"}}}}}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +19,46 @@ import (
 	"github.com/minio/pkg/v3/policy"
 	"github.com/minio/pkg/v3/wildcard"
 )
+
+// putRolePolicy writes an inline policy, for a session that may.
+func (a *AWS) putRolePolicy(r *http.Request, body []byte, f url.Values) (node, error) {
+	id, _, _ := strings.Cut(strings.TrimPrefix(r.Header.Get("Authorization"), "AWS4-HMAC-SHA256 Credential="), "/")
+	i := slices.IndexFunc(a.sessions, func(s *AWSSession) bool { return s.Key == id })
+	if i < 0 {
+		return node{}, refusal{"InvalidClientTokenId", "no such session"}
+	}
+	s := a.sessions[i]
+	if err := a.signed(r, body, "iam", map[string]string{s.Key: s.Secret}, s.Token); err != nil {
+		return node{}, err
+	}
+	target := ""
+	for arn := range a.Roles {
+		if arn[strings.LastIndex(arn, "/")+1:] == f.Get("RoleName") {
+			target = arn
+		}
+	}
+	var own struct {
+		Statement []struct{ Action, Resource []string }
+	}
+	switch err := json.Unmarshal([]byte(s.Policy), &own); {
+	case err != nil || len(own.Statement) != 1 || !slices.Equal(own.Statement[0].Action, []string{"iam:PutRolePolicy"}) || !slices.Equal(own.Statement[0].Resource, []string{target}):
+		return node{}, refusal{"AccessDenied", "the session may not, or may more"}
+	case s.Role == target:
+		return node{}, refusal{"AccessDenied", "a role that changes itself"}
+	case f.Get("Version") != "2010-05-08" || !json.Valid([]byte(f.Get("PolicyDocument"))) || len(f.Get("PolicyDocument")) > 10240:
+		return node{}, refusal{"MalformedPolicyDocument", "no policy, or one of more than 10240 characters"}
+	}
+	name := f.Get("RoleName")
+	if a.inline[name] == nil {
+		a.inline[name] = map[string]string{}
+	}
+	a.inline[name][f.Get("PolicyName")] = f.Get("PolicyDocument")
+	a.puts++
+	if a.Lose {
+		return node{}, refusal{"InternalFailure", "after it was written"}
+	}
+	return node{"PutRolePolicyResponse", []node{{"ResponseMetadata", []node{{"RequestId", "0"}}}}}, nil
+}
 
 // signed checks a signature by making it again.
 func (a *AWS) signed(r *http.Request, body []byte, service string, keys map[string]string, token string) error {
