@@ -10,11 +10,13 @@ import (
 
 	"github.com/stint-dev/stint/broker"
 	"github.com/stint-dev/stint/internal/upstream"
+	"github.com/stint-dev/stint/providers/aws"
 	"github.com/stint-dev/stint/providers/entra"
 	"github.com/stint-dev/stint/providers/github"
 	"github.com/stint-dev/stint/providers/google"
 	"github.com/stint-dev/stint/providers/oauth"
 	"github.com/stint-dev/stint/providers/postgres"
+	"github.com/stint-dev/stint/providers/s3"
 	"github.com/stint-dev/stint/providers/vault"
 )
 
@@ -40,7 +42,9 @@ func kinds(d Deps) map[string]kind {
 		"github":   {github.Describe, github.On(d.Signer)},
 		"oauth":    {oauth.Describe, oauth.Open},
 		"google":   {google.Describe, google.Open},
+		"aws":      {aws.Describe, aws.Open},
 		"postgres": {postgres.Describe, postgres.Open},
+		"s3":       {s3.Describe, s3.Open},
 		"vault":    {vault.Describe, vault.On(d.Engine)},
 	}
 }

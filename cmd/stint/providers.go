@@ -194,7 +194,11 @@ func example(d grant.Dimension) any {
 	case grant.PrefixSet:
 		return []any{map[string]any{"verbs": []any{first("get")}, "bucket": "reports", "prefix": "2030/"}}
 	case grant.ActionSet:
-		return []any{map[string]any{"actions": []any{first("get")}, "resource": "reports/2030/"}}
+		resource := "reports/2030/"
+		if service, _, ok := strings.Cut(first("get"), ":"); ok { // as AWS has it
+			resource = "arn:aws:" + service + ":eu-west-1:123456789012:" + resource
+		}
+		return []any{map[string]any{"actions": []any{first("get")}, "resource": resource}}
 	case grant.RuleSet:
 		return []any{map[string]any{"verbs": []any{first("get")}, "apiGroups": "", "resources": "pods", "resourceNames": "*"}}
 	case grant.PrivSet:

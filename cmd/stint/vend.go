@@ -27,7 +27,8 @@ handed on.
   a token            STINT_TOKEN, or what --env says
   a PostgreSQL login PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD, PGSSLMODE
   AWS keys           AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,
-                     AWS_CREDENTIAL_EXPIRATION
+                     AWS_CREDENTIAL_EXPIRATION, and AWS_REGION and AWS_ENDPOINT_URL
+                     where they are known
   anything else      STINT_ and each of its fields, such as STINT_USERNAME
 
 Variables that would lead the command elsewhere, such as PGSERVICE or AWS_PROFILE, are

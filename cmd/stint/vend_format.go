@@ -48,6 +48,8 @@ type convention struct {
 	// set are the variables, each with the fields of which the first that is there
 	// goes into it.
 	set [][]string
+	// also are set like those where the fields are there, and left alone otherwise.
+	also [][]string
 	// expires is the variable for when it ends, if there is one.
 	expires string
 	// drop are variables that would be taken instead.
@@ -66,10 +68,11 @@ var (
 		drop: []string{"PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE", "PGPASSFILE"},
 	}
 	forAWS = convention{
-		needs: []string{"access_key", "secret_key"}, // of Vault's AWS engine
+		needs: []string{"access_key", "secret_key"}, // as Vault's AWS engine calls them
 		set: [][]string{
 			{"AWS_ACCESS_KEY_ID", "access_key"}, {"AWS_SECRET_ACCESS_KEY", "secret_key"}, {"AWS_SESSION_TOKEN", "session_token", "security_token"},
 		},
+		also:    [][]string{{"AWS_REGION", "region"}, {"AWS_ENDPOINT_URL", "endpoint"}},
 		expires: "AWS_CREDENTIAL_EXPIRATION",
 		// Some SDKs prefer a profile to keys.
 		drop: []string{"AWS_SECURITY_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE"},
@@ -119,6 +122,11 @@ func (c *convention) variables(got *client.Credential, f map[string]secret.Strin
 			continue
 		}
 		set = append(set, variable{s[0], f[s[1+i]]})
+	}
+	for _, s := range c.also {
+		if v := f[s[1]]; !v.Empty() {
+			set = append(set, variable{s[0], v})
+		}
 	}
 	if c.expires != "" {
 		set = append(set, variable{c.expires, secret.New(ends(got))})

@@ -15,11 +15,13 @@ import (
 
 	"github.com/stint-dev/stint/internal/config"
 	"github.com/stint-dev/stint/providers"
+	"github.com/stint-dev/stint/providers/aws"
 	"github.com/stint-dev/stint/providers/entra"
 	"github.com/stint-dev/stint/providers/github"
 	"github.com/stint-dev/stint/providers/google"
 	"github.com/stint-dev/stint/providers/oauth"
 	"github.com/stint-dev/stint/providers/postgres"
+	"github.com/stint-dev/stint/providers/s3"
 	"github.com/stint-dev/stint/providers/vault"
 	"github.com/stint-dev/stint/scopes"
 )
@@ -32,7 +34,9 @@ var settings = map[string]reflect.Type{
 	"github":   reflect.TypeFor[github.Config](),
 	"oauth":    reflect.TypeFor[oauth.Config](),
 	"google":   reflect.TypeFor[google.Config](),
+	"aws":      reflect.TypeFor[aws.Config](),
 	"postgres": reflect.TypeFor[postgres.Config](),
+	"s3":       reflect.TypeFor[s3.Config](),
 	"vault":    reflect.TypeFor[vault.Config](),
 }
 

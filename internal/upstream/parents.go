@@ -182,6 +182,22 @@ func (p *Parents) Get(ctx context.Context, k ParentKey) (*Parent, error) {
 	return in.parent(), nil
 }
 
+// Begin keeps a parent unless there is one.
+func (p *Parents) Begin(ctx context.Context, k ParentKey, parent *Parent) error {
+	in, version, err := p.read(ctx, k)
+	switch {
+	case err == nil && !in.Gone:
+		return nil
+	case err != nil && !errors.Is(err, broker.ErrNotFound):
+		return fmt.Errorf("look for what is kept: %w", err)
+	}
+	parent.Renewed = p.cfg.Now()
+	if _, err := p.write(ctx, k, parent.keep(), version); err != nil && !errors.Is(err, broker.ErrConflict) {
+		return fmt.Errorf("begin what is kept: %w", err)
+	}
+	return nil // by another, if not by us
+}
+
 // Put keeps a parent in place of whatever was there, and returns that; nil if there was
 // nothing.
 func (p *Parents) Put(ctx context.Context, k ParentKey, parent *Parent) (was *Parent, err error) {
