@@ -25,10 +25,10 @@ type Memory[K comparable, V any] struct {
 }
 
 type known[V any] struct {
-	asking chan struct{} // closed when the answer is there
-	value  V
-	err    error
-	until  time.Time
+	asked chan struct{} // closed when the answer is there
+	value V
+	err   error
+	until time.Time // zero while somebody asks
 }
 
 // NewMemory returns an empty memory.
@@ -37,42 +37,64 @@ func NewMemory[K comparable, V any](now func() time.Time) *Memory[K, V] {
 }
 
 // Get returns the answer for a key: a remembered one, or else that of ask, which says
-// besides whether it allows anything. An error is not remembered.
+// besides whether it allows anything. An error is nobody's but of who asked: whoever waited
+// for him asks himself.
 func (m *Memory[K, V]) Get(ctx context.Context, key K, ask func(ctx context.Context) (v V, allows bool, err error)) (V, error) {
-	m.mu.Lock()
-	k := m.known[key]
-	if k != nil && (k.until.IsZero() || m.now().Before(k.until)) {
-		m.mu.Unlock()
+	for {
+		k, mine := m.claim(key)
+		if mine {
+			return m.ask(ctx, key, k, ask)
+		}
 		select {
-		case <-k.asking:
-			return k.value, k.err
+		case <-k.asked:
+			if k.err == nil {
+				return k.value, nil
+			}
 		case <-ctx.Done():
 			var none V
 			return none, ctx.Err()
 		}
 	}
+}
+
+// claim returns the answer for a key, or the place for one, which is then the caller's to
+// fill.
+func (m *Memory[K, V]) claim(key K) (k *known[V], mine bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k = m.known[key]
+	if k != nil && (k.until.IsZero() || m.now().Before(k.until)) {
+		return k, false
+	}
 	if len(m.known) >= maxKnown {
 		clear(m.known)
 	}
-	k = &known[V]{asking: make(chan struct{})}
+	k = &known[V]{asked: make(chan struct{})}
 	m.known[key] = k
-	m.mu.Unlock()
+	return k, true
+}
 
-	v, allows, err := ask(ctx)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	k.value, k.err = v, err
-	switch {
-	case err != nil:
-		if m.known[key] == k {
-			delete(m.known, key)
+func (m *Memory[K, V]) ask(ctx context.Context, key K, k *known[V], ask func(ctx context.Context) (V, bool, error)) (v V, err error) {
+	allows, answered := false, false
+	defer func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		k.value, k.err, k.until = v, err, m.now().Add(noFor)
+		switch {
+		case err != nil || !answered: // or it panicked
+			if k.err == nil {
+				k.err = context.Canceled
+			}
+			if m.known[key] == k {
+				delete(m.known, key)
+			}
+		case allows:
+			k.until = m.now().Add(yesFor)
 		}
-	case allows:
-		k.until = m.now().Add(yesFor)
-	default:
-		k.until = m.now().Add(noFor)
-	}
-	close(k.asking)
+		close(k.asked)
+	}()
+	v, allows, err = ask(ctx)
+	answered = true
 	return v, err
 }
 

@@ -64,8 +64,9 @@ type Parent struct {
 var ErrDead = errors.New("the upstream does not accept what was linked")
 
 const (
-	// renewFor is how long one who renews is left alone: longer than any request takes.
-	renewFor = 30 * time.Second
+	// renewFor is how long one who renews is left alone: as long as he has to ask, and to
+	// keep what came of it.
+	renewFor, askFor = 30 * time.Second, 12 * time.Second
 	// again is how often one looks who waits for another.
 	again = 50 * time.Millisecond
 	// keepTries is how often it is tried to write down what has been renewed.
@@ -284,9 +285,11 @@ func (p *Parents) Fresh(ctx context.Context, k ParentKey, until time.Time, renew
 
 // renewed asks the upstream and writes down what came of it, whoever has gone meanwhile.
 func (p *Parents) renewed(ctx context.Context, k ParentKey, in *kept, version int, renew func(context.Context, *Parent) (*Parent, error)) (*Parent, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), renewFor)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), renewFor-time.Second)
 	defer cancel()
-	fresh, err := renew(ctx, in.parent())
+	asking, stop := context.WithTimeout(ctx, askFor)
+	fresh, err := renew(asking, in.parent())
+	stop()
 	if err == nil && fresh == nil {
 		err = errors.New("renewed to nothing")
 	}

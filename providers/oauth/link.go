@@ -159,6 +159,10 @@ func (p *provider) refreshed(ctx context.Context, subject string, scopes []strin
 	var made *tokens
 	never := time.Unix(1<<40, 0) // no access token is kept: each is narrowed anew
 	parent, err := p.deps.Parents.Fresh(ctx, p.key(subject), never, func(ctx context.Context, old *upstream.Parent) (*upstream.Parent, error) {
+		if made != nil { // what it came with was kept after all, by an answer that was lost
+			_, _ = p.end(ctx, handle{Token: made.Access})
+			made = nil
+		}
 		form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {old.Refresh.Reveal()}}
 		if scopes != nil {
 			form.Set("scope", p.join(scopes))
