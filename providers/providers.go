@@ -13,6 +13,7 @@ import (
 	"github.com/stint-dev/stint/providers/entra"
 	"github.com/stint-dev/stint/providers/github"
 	"github.com/stint-dev/stint/providers/google"
+	"github.com/stint-dev/stint/providers/kubernetes"
 	"github.com/stint-dev/stint/providers/oauth"
 	"github.com/stint-dev/stint/providers/postgres"
 	"github.com/stint-dev/stint/providers/vault"
@@ -36,12 +37,13 @@ type kind struct {
 // kinds are the list: a line a kind.
 func kinds(d Deps) map[string]kind {
 	return map[string]kind{
-		"entra":    {entra.Describe, entra.Open},
-		"github":   {github.Describe, github.On(d.Signer)},
-		"oauth":    {oauth.Describe, oauth.Open},
-		"google":   {google.Describe, google.Open},
-		"postgres": {postgres.Describe, postgres.Open},
-		"vault":    {vault.Describe, vault.On(d.Engine)},
+		"entra":      {entra.Describe, entra.Open},
+		"github":     {github.Describe, github.On(d.Signer)},
+		"google":     {google.Describe, google.Open},
+		"kubernetes": {kubernetes.Describe, kubernetes.Open},
+		"oauth":      {oauth.Describe, oauth.Open},
+		"postgres":   {postgres.Describe, postgres.Open},
+		"vault":      {vault.Describe, vault.On(d.Engine)},
 	}
 }
 

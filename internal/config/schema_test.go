@@ -18,6 +18,7 @@ import (
 	"github.com/stint-dev/stint/providers/entra"
 	"github.com/stint-dev/stint/providers/github"
 	"github.com/stint-dev/stint/providers/google"
+	"github.com/stint-dev/stint/providers/kubernetes"
 	"github.com/stint-dev/stint/providers/oauth"
 	"github.com/stint-dev/stint/providers/postgres"
 	"github.com/stint-dev/stint/providers/vault"
@@ -28,12 +29,13 @@ var update = flag.Bool("update", false, "write the files that tests compare with
 
 // settings are what the kinds of providers decode.
 var settings = map[string]reflect.Type{
-	"entra":    reflect.TypeFor[entra.Config](),
-	"github":   reflect.TypeFor[github.Config](),
-	"oauth":    reflect.TypeFor[oauth.Config](),
-	"google":   reflect.TypeFor[google.Config](),
-	"postgres": reflect.TypeFor[postgres.Config](),
-	"vault":    reflect.TypeFor[vault.Config](),
+	"entra":      reflect.TypeFor[entra.Config](),
+	"github":     reflect.TypeFor[github.Config](),
+	"google":     reflect.TypeFor[google.Config](),
+	"kubernetes": reflect.TypeFor[kubernetes.Config](),
+	"oauth":      reflect.TypeFor[oauth.Config](),
+	"postgres":   reflect.TypeFor[postgres.Config](),
+	"vault":      reflect.TypeFor[vault.Config](),
 }
 
 var duration = object{"type": "string", "pattern": `^([0-9]+(\.[0-9]*)?(ns|us|µs|ms|s|m|h))+$`}

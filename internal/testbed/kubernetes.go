@@ -93,7 +93,8 @@ func etcd(t testing.TB) string {
 	program := Find(t, "apt-get install etcd-server", "etcd")
 	client, peer := fmt.Sprint("http://127.0.0.1:", FreePort(t)), fmt.Sprint("http://127.0.0.1:", FreePort(t))
 	cmd := exec.Command(program, "--data-dir="+t.TempDir(), "--listen-client-urls="+client, "--advertise-client-urls="+client,
-		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=default="+peer)
+		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=default="+peer,
+		"--logger=zap", "--log-level=error")
 	Start(t, cmd, func() error {
 		res, err := http.Get(client + "/health")
 		if err != nil {
