@@ -87,6 +87,14 @@ func KubernetesIfCached(t testing.TB, more ...string) *KubernetesServer {
 	return Kubernetes(t, more...)
 }
 
+// KubectlIfCached returns kubectl, of the same version; one that would have to be built
+// first skips the test, unless STINT_REQUIRE_SERVERS=all.
+func KubectlIfCached(t testing.TB) string {
+	t.Helper()
+	kubernetesBuilt.skipUnbuilt(t, "kubectl")
+	return kubernetesBuilt.program(t, "kubectl", "k8s.io/kubernetes/cmd/kubectl")
+}
+
 // etcd starts what an API server keeps its objects in, and returns its address.
 func etcd(t testing.TB) string {
 	t.Helper()

@@ -44,6 +44,7 @@ type cluster struct {
 	// provider makes accounts per lease.
 	provider broker.Provider
 	covers   func(owner, servant any) (bool, error)
+	powerful sync.Once // the account default/powerful
 }
 
 // ceiling is what may be lent in apps and shop, besides what the file says.
@@ -217,8 +218,8 @@ var acts = map[string]deed{
 	"list jobs":                {in("shop", pool[8], "list"), "GET", "/apis/batch/v1/namespaces/shop/jobs", ""},
 	"list cron jobs":           {in("shop", pool[7], "list"), "GET", "/apis/batch/v1/namespaces/shop/cronjobs", ""},
 	"list secrets of accounts": {`{"namespaces":["stint-accounts"],"rules":[{"verbs":"list","apiGroups":"","resources":"secrets","resourceNames":"*"}],"cluster":[]}`, "GET", "/api/v1/namespaces/stint-accounts/secrets", ""},
-	"list nodes":               {over(widePool[0]), "GET", "/api/v1/nodes", ""},
-	"read metrics":             {over(widePool[1]), "GET", "/metrics", ""},
+	"list nodes":               {"", "GET", "/api/v1/nodes", ""},
+	"read metrics":             {"", "GET", "/metrics", ""},
 }
 
 // in is a grant of one verb of a rule in a namespace.
@@ -231,9 +232,6 @@ func in(namespace, rule, verb string) string {
 	one, _ := json.Marshal(e)
 	return fmt.Sprintf(`{"namespaces":[%q],"rules":[%s],"cluster":[]}`, namespace, one)
 }
-
-// over is a grant of a rule for the cluster, by whoever may do anything in apps or shop.
-func over(rule string) string { return fmt.Sprintf(`{"cluster":[%s]}`, rule) }
 
 // do does a deed as the holder of a token. The error of one that is refused wraps
 // [providertest.ErrRefused].

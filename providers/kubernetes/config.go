@@ -49,8 +49,10 @@ type Config struct {
 
 // Account is a service account that is there.
 type Account struct {
+	// Namespace is the one that it is in.
 	Namespace string `yaml:"namespace" check:"required"`
-	Name      string `yaml:"name" check:"required"`
+	// Name is its name there.
+	Name string `yaml:"name" check:"required"`
 	// Reads says that the account can read, and nothing else.
 	Reads bool `yaml:"reads,omitempty"`
 }
@@ -68,10 +70,15 @@ type Users struct {
 
 // Rule is an RBAC rule.
 type Rule struct {
-	Verbs           []string `yaml:"verbs" check:"required"`
-	APIGroups       []string `yaml:"api_groups,omitempty"`
-	Resources       []string `yaml:"resources,omitempty"`
-	ResourceNames   []string `yaml:"resource_names,omitempty"`
+	// Verbs are those that it allows.
+	Verbs []string `yaml:"verbs" check:"required"`
+	// APIGroups are those of the resources; "" is the core one.
+	APIGroups []string `yaml:"api_groups,omitempty"`
+	// Resources are those that it is about, with their sub-resources, as in pods/log.
+	Resources []string `yaml:"resources,omitempty"`
+	// ResourceNames are the objects that it is about. Absent: all.
+	ResourceNames []string `yaml:"resource_names,omitempty"`
+	// NonResourceURLs are paths that are no resources, in place of groups and resources.
 	NonResourceURLs []string `yaml:"non_resource_urls,omitempty"`
 }
 

@@ -117,7 +117,12 @@ func (p *provider) unbind(ctx context.Context, lease string, own, lock *meta) er
 			} else if !dnsLabel(n) {
 				return fmt.Errorf("what says where lease %s reaches was changed", lease)
 			}
-			if err := p.remove(ctx, path, ""); err != nil {
+			switch err := p.remove(ctx, path, ""); {
+			case isReason(err, forbidden):
+				// Most likely we were not let make anything there, either. If we were, what is
+				// left is about an account that will be gone, and never come back.
+				p.deps.Log.WarnContext(ctx, "may not delete in a namespace what may have been made there", "provider", p.name, "namespace", n, "kind", kind, "name", name)
+			case err != nil:
 				return fmt.Errorf("delete %s: %w", kind, err)
 			}
 		}
