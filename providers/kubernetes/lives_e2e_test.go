@@ -89,6 +89,15 @@ func testClusterRules(t *testing.T, k *cluster) {
 	end(t, k.provider, bare)
 }
 
+func testLess(t *testing.T, k *cluster) {
+	p := k.behind(t, k.rolesBy(t, func(rules []any) []any { return rules[1:] }), k.settings())
+	r := asked(t, p, `{"namespaces":["apps"],"rules":[`+pool[0]+`,`+pool[1]+`],"cluster":[]}`)
+	if _, err := p.Mint(t.Context(), r); err == nil || !strings.Contains(err.Error(), "less than was asked") {
+		t.Errorf("a role that lacks a rule: %v", err)
+	}
+	end(t, p, r)
+}
+
 func testCeiling(t *testing.T, k *cluster) {
 	for name, text := range map[string]string{
 		"a verb":            `{"namespaces":["apps"],"rules":[{"verbs":"delete","apiGroups":"","resources":"pods","resourceNames":"*"}],"cluster":[]}`,

@@ -27,6 +27,7 @@ func TestProvider(t *testing.T) {
 	}{
 		{"what Leq allows, the API server's authoriser allows", testOracle},
 		{"rules for the cluster are spelled", testClusterRules},
+		{"less than was asked is an error", testLess},
 		{"nothing is lent that Stint does not hold", testCeiling},
 		{"a token is dead within seconds of its revocation, and useless at once", testLatency},
 		{"a watch that is open outlives its token", testOpenWatch},
@@ -198,26 +199,38 @@ func (k *cluster) liars(t testing.TB) map[string]*liar {
 		o["status"].(map[string]any)["expirationTimestamp"] = time.Now().Add(24 * time.Hour).UTC().Format(time.RFC3339)
 	}
 	out["an answer that says another end than the token"] = said
-	more := k.liar(t)
-	more.change = func(method, path string, o map[string]any) (string, bool) {
-		if method != http.MethodPost || !strings.HasSuffix(path, "/roles") {
+	out["a role with another rule"] = k.rolesBy(t, func(rules []any) []any {
+		return append(rules, map[string]any{"apiGroups": []string{""}, "resources": []string{"secrets"}, "verbs": []string{"list"}})
+	})
+	out["a role with all verbs"] = k.rolesBy(t, func(rules []any) []any {
+		for _, r := range rules {
+			r.(map[string]any)["verbs"] = []string{"*"}
+		}
+		return rules
+	})
+	out["a role for all objects"] = k.rolesBy(t, func(rules []any) []any {
+		for _, r := range rules {
+			delete(r.(map[string]any), "resourceNames")
+			r.(map[string]any)["resources"] = []string{"configmaps", "secrets"}
+			r.(map[string]any)["apiGroups"] = []string{""}
+		}
+		return rules
+	})
+	return out
+}
+
+// rolesBy is an API server that changes the rules of roles. Whoever binds a role has to
+// hold what is in it: that is done for Stint, too.
+func (k *cluster) rolesBy(t testing.TB, change func(rules []any) []any) *liar {
+	l := k.liar(t)
+	l.change = func(method, path string, o map[string]any) (string, bool) {
+		if method != http.MethodPost || !strings.Contains(path, "/role") {
 			return path, false
 		}
-		o["rules"] = append(o["rules"].([]any), map[string]any{"apiGroups": []string{""}, "resources": []string{"secrets"}, "verbs": []string{"list"}})
+		if rules, ok := o["rules"].([]any); ok {
+			o["rules"] = change(rules)
+		}
 		return path, true
 	}
-	out["a role with another rule"] = more
-	all := k.liar(t)
-	all.change = func(method, path string, o map[string]any) (string, bool) {
-		if method == http.MethodPost && strings.HasSuffix(path, "/roles") {
-			for _, r := range o["rules"].([]any) {
-				delete(r.(map[string]any), "resourceNames")
-				r.(map[string]any)["verbs"] = []string{"*"}
-			}
-			return path, true
-		}
-		return path, false
-	}
-	out["a role with all verbs"] = all
-	return out
+	return l
 }
