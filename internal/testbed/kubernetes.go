@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -29,7 +30,7 @@ type KubernetesServer struct {
 	URL   string // https://127.0.0.1:PORT, and the issuer
 	CA    string // file of the certificate authority
 	Admin string // the token of somebody who may do everything
-	// Version is what it says it is, such as v1.37.2.
+	// Version is its module's, such as 1.37.2: it was built without one.
 	Version string
 
 	client *http.Client
@@ -75,7 +76,13 @@ func Kubernetes(t testing.TB, more ...string) *KubernetesServer {
 		}
 		return err
 	})
-	k.Version, _ = k.Call(t, http.MethodGet, "/version", nil)["gitVersion"].(string)
+	module, err := os.ReadFile(filepath.Join(kubernetesBuilt.files(t), "go.mod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(module), "k8s.io/kubernetes v")
+	version, _, _ := strings.Cut(after, "\n")
+	k.Version = strings.Fields(version)[0]
 	return k
 }
 

@@ -91,7 +91,7 @@ func (k *cluster) harness(t testing.TB) providertest.Harness {
 	}
 	return providertest.Harness{
 		Provider: k.provider, Subject: "https://idp.example#alice", Acts: needs, Rounds: 2, Pairs: 2000, Patience: 40 * time.Second,
-		Upstream: "kube-apiserver " + strings.TrimPrefix(k.Version, "v"), Oracle: "Covers of k8s.io/component-helpers",
+		Upstream: "kube-apiserver " + k.Version, Oracle: "Covers of k8s.io/component-helpers",
 		Grant: func(r *rand.Rand) grant.Grant { return randomGrant(t, k.provider, r) },
 		Inexpressible: []grant.Grant{
 			k.provider.Describe().Schema.Everything(),
