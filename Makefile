@@ -24,10 +24,10 @@ test: build servers node ## all tests but the heavy ones, against real Redis and
 	STINT_REQUIRE_SERVERS=1 $(GO) test -timeout 20m ./...
 	cd client && $(GO) vet ./... && $(GO) test -timeout 5m ./...
 
-e2e: build servers ## the built binary against real Vault, MinIO, Redis and PostgreSQL, and a real browser
-	@./scripts/servers.sh chromium
-	STINT_REQUIRE_SERVERS=all $(GO) test -tags e2e -timeout 60m -count 1 -v ./e2e/... ./internal/vault/... ./providers/vault/... ./providers/aws/... ./providers/s3/... ./internal/testbed
-	STINT_REQUIRE_SERVERS=all $(GO) test -timeout 60m -count 1 -run "Vault|Browser|AWS|WebIdentity" ./cmd/stint
+e2e: build servers ## the built binary against real Vault, MinIO, Redis, PostgreSQL and a Kubernetes API server, and a real browser
+	@./scripts/servers.sh chromium etcd-server
+	STINT_REQUIRE_SERVERS=all $(GO) test -tags e2e -timeout 60m -count 1 -v ./e2e/... ./internal/vault/... ./providers/vault/... ./providers/aws/... ./providers/s3/... ./providers/kubernetes/... ./internal/testbed
+	STINT_REQUIRE_SERVERS=all $(GO) test -timeout 60m -count 1 -run "Vault|Browser|AWS|WebIdentity|Kubectl" ./cmd/stint
 
 lint: node ## what the compiler does not see
 	PATH="$(CURDIR)/interop/node_modules/.newer:$$PATH" REDOCLY_TELEMETRY=off interop/node_modules/.bin/redocly lint openapi.yaml

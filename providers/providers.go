@@ -14,6 +14,7 @@ import (
 	"github.com/stint-dev/stint/providers/entra"
 	"github.com/stint-dev/stint/providers/github"
 	"github.com/stint-dev/stint/providers/google"
+	"github.com/stint-dev/stint/providers/kubernetes"
 	"github.com/stint-dev/stint/providers/oauth"
 	"github.com/stint-dev/stint/providers/postgres"
 	"github.com/stint-dev/stint/providers/s3"
@@ -38,14 +39,15 @@ type kind struct {
 // kinds are the list: a line a kind.
 func kinds(d Deps) map[string]kind {
 	return map[string]kind{
-		"entra":    {entra.Describe, entra.Open},
-		"github":   {github.Describe, github.On(d.Signer)},
-		"oauth":    {oauth.Describe, oauth.Open},
-		"google":   {google.Describe, google.Open},
-		"aws":      {aws.Describe, aws.Open},
-		"postgres": {postgres.Describe, postgres.Open},
-		"s3":       {s3.Describe, s3.Open},
-		"vault":    {vault.Describe, vault.On(d.Engine)},
+		"entra":      {entra.Describe, entra.Open},
+		"github":     {github.Describe, github.On(d.Signer)},
+		"oauth":      {oauth.Describe, oauth.Open},
+		"google":     {google.Describe, google.Open},
+		"aws":        {aws.Describe, aws.Open},
+		"postgres":   {postgres.Describe, postgres.Open},
+		"s3":         {s3.Describe, s3.Open},
+		"vault":      {vault.Describe, vault.On(d.Engine)},
+		"kubernetes": {kubernetes.Describe, kubernetes.Open},
 	}
 }
 

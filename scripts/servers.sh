@@ -12,6 +12,7 @@ have() {
   redis-server) command -v redis-server >/dev/null ;;
   postgresql) command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 ;;
   systemd) command -v systemd-analyze >/dev/null && [ -x /bin/kill ] ;; # which units name
+  etcd-server) command -v etcd >/dev/null ;;
   nodejs) command -v node >/dev/null && command -v npm >/dev/null ;; # which may be too old: see node.sh
   *) command -v "$1" >/dev/null ;;
   esac

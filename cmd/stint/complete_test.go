@@ -40,7 +40,7 @@ func TestShellsCompleteWhatIsAClosedList(t *testing.T) {
 		"users":                            {[]string{"dev", "sign-in", ""}, "alice bob carol"},
 		"no second user":                   {[]string{"dev", "sign-in", "alice", ""}, ""},
 		"ways of printing":                 {[]string{"version", "-o", ""}, "text json yaml"},
-		"formats":                          {[]string{"vend", "--format", ""}, "env json pgpass credential-process"},
+		"formats":                          {[]string{"vend", "--format", ""}, "env json pgpass credential-process exec-credential"},
 		"types of tokens":                  {[]string{"exchange", "--requested-token-type", ""}, "access_token jwt credential"},
 		"what a shell can ask for":         {[]string{"vend", "-c", file, "--resource", ""}, theTarget},
 		"a configuration that is not here": {[]string{"explain", "-c", "/does/not/exist.yaml", "--client", ""}, ""},

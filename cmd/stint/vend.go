@@ -37,8 +37,9 @@ command that runs longer than the credential lives finds it dead. Signals are pa
 
 With --format it runs nothing and prints the credential, for programs that ask for one by
 a convention: credential-process is what AWS's SDKs read by the setting credential_process
-of a profile, pgpass a line of PostgreSQL's password file. That one is not given back: it
-ends by itself, or by stint revoke.` + aboutAsking + `
+of a profile, exec-credential what kubectl reads from the program that a kubeconfig's user
+names under exec, pgpass a line of PostgreSQL's password file. That one is not given back:
+it ends by itself, or by stint revoke.` + aboutAsking + `
 
 It exits as the command does, or with 128 and the number of the signal that killed it.
 Before there is a command: with 126 if it cannot be run, with 127 if it is not found, and
@@ -56,7 +57,7 @@ standard error.`,
 	f := c.Flags()
 	f.SetInterspersed(false) // the flags of the command are its own
 	f.StringArrayVar(&v.env, "env", nil, "put the token, or a `NAME[=FIELD]` of the credential, into this variable (repeatable)")
-	f.StringVar(&v.format, "format", "", "print it instead, in a `format`: env, json, pgpass or credential-process")
+	f.StringVar(&v.format, "format", "", "print it instead, in a `format`: env, json, pgpass, credential-process or exec-credential")
 	c.MarkFlagsMutuallyExclusive("env", "format")
 	_ = c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	return c

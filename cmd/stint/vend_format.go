@@ -16,7 +16,7 @@ import (
 )
 
 // formats are those that --format knows.
-var formats = []string{"env", "json", "pgpass", "credential-process"}
+var formats = []string{"env", "json", "pgpass", "credential-process", "exec-credential"}
 
 // variable is one of the environment.
 type variable struct {
@@ -217,6 +217,8 @@ func formatted(got *client.Credential, format string) (secret.String, error) {
 		return secret.New(b.String()), nil
 	case "env":
 		return exports(got)
+	case "exec-credential":
+		return execCredential(got)
 	}
 	var f map[string]secret.String
 	if !got.Bearer {
@@ -277,6 +279,19 @@ func credentialProcess(got *client.Credential, f map[string]secret.String) (secr
 		out["SessionToken"] = session.Reveal()
 	}
 	text, err := json.Marshal(out)
+	return secret.New(string(text)), err
+}
+
+// execCredential is what kubectl and other clients of Kubernetes read from the program
+// that a kubeconfig's user names as exec.
+func execCredential(got *client.Credential) (secret.String, error) {
+	if !got.Bearer {
+		return secret.String{}, errors.New("--format exec-credential is for tokens, and this is none")
+	}
+	text, err := json.Marshal(map[string]any{
+		"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
+		"status": map[string]any{"token": got.Token.Reveal(), "expirationTimestamp": ends(got)},
+	})
 	return secret.New(string(text)), err
 }
 

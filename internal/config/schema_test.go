@@ -19,6 +19,7 @@ import (
 	"github.com/stint-dev/stint/providers/entra"
 	"github.com/stint-dev/stint/providers/github"
 	"github.com/stint-dev/stint/providers/google"
+	"github.com/stint-dev/stint/providers/kubernetes"
 	"github.com/stint-dev/stint/providers/oauth"
 	"github.com/stint-dev/stint/providers/postgres"
 	"github.com/stint-dev/stint/providers/s3"
@@ -30,14 +31,15 @@ var update = flag.Bool("update", false, "write the files that tests compare with
 
 // settings are what the kinds of providers decode.
 var settings = map[string]reflect.Type{
-	"entra":    reflect.TypeFor[entra.Config](),
-	"github":   reflect.TypeFor[github.Config](),
-	"oauth":    reflect.TypeFor[oauth.Config](),
-	"google":   reflect.TypeFor[google.Config](),
-	"aws":      reflect.TypeFor[aws.Config](),
-	"postgres": reflect.TypeFor[postgres.Config](),
-	"s3":       reflect.TypeFor[s3.Config](),
-	"vault":    reflect.TypeFor[vault.Config](),
+	"entra":      reflect.TypeFor[entra.Config](),
+	"github":     reflect.TypeFor[github.Config](),
+	"oauth":      reflect.TypeFor[oauth.Config](),
+	"google":     reflect.TypeFor[google.Config](),
+	"aws":        reflect.TypeFor[aws.Config](),
+	"postgres":   reflect.TypeFor[postgres.Config](),
+	"s3":         reflect.TypeFor[s3.Config](),
+	"vault":      reflect.TypeFor[vault.Config](),
+	"kubernetes": reflect.TypeFor[kubernetes.Config](),
 }
 
 var duration = object{"type": "string", "pattern": `^([0-9]+(\.[0-9]*)?(ns|us|µs|ms|s|m|h))+$`}

@@ -60,6 +60,9 @@ type Harness struct {
 	Rounds int
 	// Pairs is how many pairs of grants Within is asked about. Zero: 4 a round.
 	Pairs int
+	// Patience is how long the upstream may take to end what has been disabled. Zero:
+	// 2.5 s.
+	Patience time.Duration
 	// Overgrants are providers of the same settings, by what is wrong with the upstream
 	// that each stands before: it gives more than it is asked for.
 	Overgrants map[string]broker.Provider
@@ -81,6 +84,9 @@ func Run(t *testing.T, h Harness) {
 	t.Helper()
 	if h.Rounds == 0 {
 		h.Rounds = 8
+	}
+	if h.Patience == 0 {
+		h.Patience = 2500 * time.Millisecond
 	}
 	if h.Pairs == 0 {
 		h.Pairs = 4 * h.Rounds
@@ -185,7 +191,8 @@ func (h *Harness) mint(ctx context.Context, g grant.Grant) (*lease, error) {
 // end revokes a lease with what the broker would know of it, until that is
 // final.
 func (h *Harness) end(ctx context.Context, l *lease) (broker.Outcome, error) {
-	for range 50 {
+	const tries = 50
+	for range tries {
 		o, err := h.Provider.Revoke(ctx, broker.RevokeLease{Lease: l.req.Lease, Handle: l.noted, Expires: l.req.Expires})
 		if err == nil && o.State.Final() {
 			return o, nil
@@ -193,7 +200,7 @@ func (h *Harness) end(ctx context.Context, l *lease) (broker.Outcome, error) {
 		if err != nil && ctx.Err() != nil {
 			return o, err
 		}
-		time.Sleep(50 * time.Millisecond) // the upstream's time, not a clock of ours
+		time.Sleep(max(h.Patience/tries, time.Millisecond)) // the upstream's time, not a clock of ours
 	}
 	return broker.Outcome{}, fmt.Errorf("lease %s does not end", l.req.Lease)
 }

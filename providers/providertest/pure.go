@@ -186,7 +186,9 @@ func mutate(v *any, emit func()) {
 			try(slices.Delete(slices.Clone(x), i, i+1))
 			mutate(&x[i], emit)
 		}
-		try([]any{})
+		if len(x) > 0 {
+			try([]any{})
+		}
 	case map[string]any:
 		for _, k := range names(x) {
 			value := x[k]

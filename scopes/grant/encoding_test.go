@@ -285,6 +285,29 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
+// A sub-resource at which things are done can be used by whoever may get it.
+func TestReadOnlyRules(t *testing.T) {
+	s := grant.MustSchema("k", 1, grant.Dimension{Name: "rules", Type: grant.RuleSet, Reads: []string{"get", "list"}, ReadsAt: []string{"log", "status"}})
+	bare := grant.MustSchema("k", 1, grant.Dimension{Name: "rules", Type: grant.RuleSet, Reads: []string{"get", "list"}})
+	for in, want := range map[string]bool{
+		`{"rules":[{"verbs":["get","list"],"apiGroups":"","resources":["pods","pods/log","*/status"],"resourceNames":"*"}]}`: true,
+		`{"rules":[{"verbs":"delete","apiGroups":"","resources":"pods","resourceNames":"*"}]}`:                               false,
+		`{"rules":[{"verbs":"get","apiGroups":"","resources":["pods","pods/exec"],"resourceNames":"web"}]}`:                  false,
+		`{"rules":[{"verbs":"get","apiGroups":"","resources":"*/proxy","resourceNames":"*"}]}`:                               false,
+		`{"rules":[{"verbs":"get","apiGroups":"","resources":"pods/log/log","resourceNames":"*"}]}`:                          false,
+		`{"rules":[{"verbs":"get","apiGroups":"","resources":"*","resourceNames":"*"}]}`:                                     false,
+		`{"rules":[{"verbs":"get","nonResourceURLs":["/metrics","/logs/*"]}]}`:                                               true,
+	} {
+		if g, err := s.Parse([]byte(in)); err != nil || g.ReadOnly() != want {
+			t.Errorf("%s: %v, %v", in, g.ReadOnly(), err)
+		}
+	}
+	g, err := bare.Parse([]byte(`{"rules":[{"verbs":"get","apiGroups":"","resources":"*","resourceNames":"*"}]}`))
+	if err != nil || !g.ReadOnly() {
+		t.Errorf("a schema that knows of no sub-resources tells by more than verbs: %v", err)
+	}
+}
+
 func TestSchemaIsData(t *testing.T) {
 	again, err := grant.DecodeSchema(tables.Encode())
 	if err != nil || again.Hash() != tables.Hash() || len(tables.Hash()) != 64 {
@@ -316,6 +339,7 @@ func TestNewSchemaRefuses(t *testing.T) {
 		"reads of a duration":    {dim(grant.Dimension{Name: "x", Type: grant.Duration, Reads: []string{"1"}}), "reads mean nothing"},
 		"levels of ids":          {dim(grant.Dimension{Name: "x", Type: grant.IDSet, Levels: map[string][]string{"a": {"read"}}}), "levels mean nothing"},
 		"an order of ids":        {dim(grant.Dimension{Name: "x", Type: grant.IDSet, Below: map[string][]string{"a": {"b"}}}), "below means nothing"},
+		"readable sub-tables":    {dim(grant.Dimension{Name: "x", Type: grant.PrivSet, ReadsAt: []string{"log"}}), "reads_at means nothing"},
 		"a level that is none":   {dim(grant.Dimension{Name: "x", Type: grant.LevelMap, Levels: map[string][]string{"a": {"own"}}}), "no such level"},
 		"a circle":               {dim(grant.Dimension{Name: "x", Type: grant.ScopeSet, Below: map[string][]string{"a": {"b"}, "b": {"a"}}}), "below itself"},
 		"a place for the star":   {dim(grant.Dimension{Name: "x", Type: grant.PrivSet, Below: map[string][]string{"a": {"*"}}}), "own place"},

@@ -73,13 +73,23 @@ func (g Grant) ReadOnly() bool {
 			continue
 		}
 		told = true
-		if g.dims[i].all || slices.ContainsFunc(g.dims[i].atoms, func(a Atom) bool {
-			return !slices.Contains(d.Reads, a[d.kind().reads])
-		}) {
+		if g.dims[i].all || slices.ContainsFunc(g.dims[i].atoms, func(a Atom) bool { return !d.onlyReads(a) }) {
 			return false
 		}
 	}
 	return told
+}
+
+// onlyReads reports whether an atom allows nothing but reading.
+func (d *dimension) onlyReads(a Atom) bool {
+	if !slices.Contains(d.Reads, a[d.kind().reads]) {
+		return false
+	}
+	if len(d.ReadsAt) == 0 || a[3] == urlMark {
+		return true
+	}
+	_, sub, below := strings.Cut(a[2], "/")
+	return a[2] != star && (!below || slices.Contains(d.ReadsAt, sub))
 }
 
 // Equal reports whether two grants of one schema allow the same.

@@ -59,6 +59,10 @@ type Dimension struct {
 	// of PrivSet privileges, of PrefixSet and RuleSet verbs, of ActionSet actions, of LevelMap levels.
 	// Absent, the dimension does not decide whether a grant only reads.
 	Reads []string `json:"reads,omitempty"`
+	// ReadsAt are the sub-resources of a RuleSet that can be only read. At others, such
+	// as pods/exec, something is done whatever the verb; so it is at "*", which has them
+	// all. Absent, the verbs alone decide.
+	ReadsAt []string `json:"reads_at,omitempty"`
 	// About says in a sentence what the dimension means to the upstream.
 	About string `json:"about,omitempty"`
 }
@@ -164,6 +168,8 @@ func newDimension(d Dimension) (dimension, error) {
 		return c, fmt.Errorf("levels mean nothing to a %s", d.Type)
 	case len(d.Reads) > 0 && kind.reads < 0:
 		return c, fmt.Errorf("reads mean nothing to a %s", d.Type)
+	case len(d.ReadsAt) > 0 && d.Type != RuleSet:
+		return c, fmt.Errorf("reads_at means nothing to a %s", d.Type)
 	case len(d.Below) > 0 && !kind.ordered:
 		return c, fmt.Errorf("below means nothing to a %s", d.Type)
 	}
