@@ -52,7 +52,15 @@ type Call struct {
 	// they are verified by.
 	Hosts []string
 	Roots []byte
+	// Done records what came of the request, durably: the status of the upstream's answer,
+	// or why there is none. On an error the answer is for nobody: it could not be recorded,
+	// or the lease has been revoked meanwhile.
+	Done func(ctx context.Context, status int, failure error) error
+}
 
+// calling is the work on one request.
+type calling struct {
+	Call
 	b        *Broker
 	lineage  *Lineage
 	event    *audit.Event
@@ -61,13 +69,13 @@ type Call struct {
 
 // Call checks a request that is to be made by a lease: that the token is for this and has
 // not been revoked, that the lease is there and active, and that the provider finds the
-// request within the grant. Whoever makes the request calls [Call.Done] with what came of
+// request within the grant. Whoever makes the request calls its Done with what came of
 // it before he answers anybody. A path that is not canonical, so that the upstream could
 // read another in it, is refused. Errors: BadToken; BadRequest; BadTarget, for a host that
 // is none of the provider's; BadScope, for what the grant does not allow; NeedsLink;
 // Limited; Unavailable.
 func (b *Broker) Call(ctx context.Context, r *CallRequest) (*Call, error) {
-	c := &Call{b: b, personal: audit.Personal{Address: r.Address}}
+	c := &calling{b: b, personal: audit.Personal{Address: r.Address}}
 	c.event = &audit.Event{Kind: audit.KindCall, Request: r.RequestID, Trace: r.Trace}
 	t, err := b.admitCall(ctx, r, c)
 	if err != nil {
@@ -82,11 +90,12 @@ func (b *Broker) Call(ctx context.Context, r *CallRequest) (*Call, error) {
 		b.recordRefusal(ctx, c.event, c.personal, err)
 		return nil, err
 	}
-	return c, nil
+	c.Done = c.done
+	return &c.Call, nil
 }
 
 // admitCall checks the token.
-func (b *Broker) admitCall(ctx context.Context, r *CallRequest, c *Call) (*Token, error) {
+func (b *Broker) admitCall(ctx context.Context, r *CallRequest, c *calling) (*Token, error) {
 	const which = "access token"
 	if err := b.current(b.now()); err != nil {
 		return nil, err
@@ -113,7 +122,7 @@ func (b *Broker) admitCall(ctx context.Context, r *CallRequest, c *Call) (*Token
 func (t *Token) forCalls() bool { return t != nil && t.Ours && t.Stint != nil && t.Stint.Call != nil }
 
 // aliveCall checks that nothing behind a token has been revoked or turned off.
-func (b *Broker) aliveCall(c *Call) error {
+func (b *Broker) aliveCall(c *calling) error {
 	if err := b.index.Check(c.lineage); err != nil {
 		return refused("access token", "%w", err)
 	}
@@ -124,8 +133,8 @@ func (b *Broker) aliveCall(c *Call) error {
 }
 
 // holdCall holds a request to the lease that its token stands for.
-func (b *Broker) holdCall(ctx context.Context, r *CallRequest, c *Call, t *Token) error {
-	c.note(b, r, t)
+func (b *Broker) holdCall(ctx context.Context, r *CallRequest, c *calling, t *Token) error {
+	c.note(r, t)
 	if err := checkCall(r); err != nil {
 		return err
 	}
@@ -163,8 +172,8 @@ func (b *Broker) holdCall(ctx context.Context, r *CallRequest, c *Call, t *Token
 }
 
 // note puts into the event who asks for what.
-func (c *Call) note(b *Broker, r *CallRequest, t *Token) {
-	c.b, c.Lease, c.Client = b, t.ID, t.ClientID
+func (c *calling) note(r *CallRequest, t *Token) {
+	c.Lease, c.Client = t.ID, t.ClientID
 	e := c.event
 	e.Party = audit.Party{Client: t.ClientID, Agent: t.Stint.Agent, Session: t.Stint.Session, Subject: t.Subject}
 	if strings.Contains(t.Subject, "#") {
@@ -178,7 +187,7 @@ func (c *Call) note(b *Broker, r *CallRequest, t *Token) {
 }
 
 // to finds the origin of a host. There is one spelling for each.
-func (c *Call) to(d *Description, host string) error {
+func (c *calling) to(d *Description, host string) error {
 	for _, o := range d.Origins {
 		u, err := url.Parse(o)
 		if err != nil || u.Host == "" {
@@ -225,10 +234,8 @@ func (b *Broker) allowedBy(ctx context.Context, t *Token, s *grant.Schema) (g gr
 	return g, handle, nil
 }
 
-// Done records what came of a request, durably: the status of the upstream's answer, or
-// why there is none. On an error the answer is for nobody: it could not be recorded, or
-// the lease has been revoked meanwhile.
-func (c *Call) Done(ctx context.Context, status int, failure error) error {
+// done is Done of [Call].
+func (c *calling) done(ctx context.Context, status int, failure error) error {
 	ctx = context.WithoutCancel(ctx)
 	c.event.Outcome, c.event.Call.Status = audit.Done, status
 	err := c.b.aliveCall(c)
