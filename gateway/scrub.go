@@ -5,12 +5,10 @@ import (
 	"cmp"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"html"
-	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/stint-dev/stint/broker"
@@ -63,20 +61,7 @@ func spellings(s secret.String) (out [][]byte) {
 		}
 	}
 	add(text)
-	for _, escaped := range []string{url.QueryEscape(text), url.PathEscape(text), strings.ReplaceAll(url.QueryEscape(text), "+", "%20"), percented(text)} {
-		add(escaped)
-		add(lowered(escaped))
-	}
 	add(html.EscapeString(text))
-	for _, htmlToo := range []bool{true, false} {
-		var b bytes.Buffer
-		e := json.NewEncoder(&b)
-		e.SetEscapeHTML(htmlToo)
-		if e.Encode(text) == nil {
-			add(strings.Trim(strings.TrimSpace(b.String()), `"`))
-			add(strings.ReplaceAll(strings.Trim(strings.TrimSpace(b.String()), `"`), "/", `\/`))
-		}
-	}
 	add(hex.EncodeToString([]byte(text)))
 	add(strings.ToUpper(hex.EncodeToString([]byte(text))))
 	for before := range 3 {
@@ -99,33 +84,96 @@ func within(enc *base64.Encoding, text string, before int) string {
 	return whole[begin:end]
 }
 
-// percented has every byte percent-encoded.
-func percented(text string) string {
-	var b strings.Builder
-	for _, c := range []byte(text) {
-		fmt.Fprintf(&b, "%%%02X", c)
-	}
-	return b.String()
-}
-
-// lowered has the digits of percent-encoding in small letters.
-func lowered(text string) string {
-	b := []byte(text)
-	for i := 0; i+2 < len(b); i++ {
-		if b[i] == '%' {
-			copy(b[i+1:i+3], bytes.ToLower(b[i+1:i+3]))
-		}
-	}
-	return string(b)
-}
-
+// bytes returns b without the secrets.
 func (s *scrubber) bytes(b []byte) []byte {
 	for _, n := range s.needles {
 		if bytes.Contains(b, n) {
 			b = bytes.ReplaceAll(b, n, []byte(mark))
 		}
 	}
+	for _, e := range []escape{percent, backslash} {
+		b = s.escaped(b, e)
+	}
 	return b
+}
+
+// escape reads one escaped byte at the beginning of b, and says how long its escape is;
+// zero: there is none.
+type escape struct {
+	sign byte
+	read func(b []byte) (c byte, length int)
+}
+
+var (
+	// percent is percent-encoding (RFC 3986 section 2.1), of whatever bytes.
+	percent = escape{'%', func(b []byte) (byte, int) {
+		if len(b) < 3 {
+			return 0, 0
+		}
+		n, err := strconv.ParseUint(string(b[1:3]), 16, 8)
+		if err != nil {
+			return 0, 0
+		}
+		return byte(n), 3
+	}}
+	// backslash is JSON's (RFC 8259 section 7), and what others make of it.
+	backslash = escape{'\\', func(b []byte) (byte, int) {
+		switch {
+		case len(b) >= 6 && b[1] == 'u':
+			if n, err := strconv.ParseUint(string(b[2:6]), 16, 8); err == nil {
+				return byte(n), 6
+			}
+		case len(b) >= 4 && b[1] == 'x':
+			if n, err := strconv.ParseUint(string(b[2:4]), 16, 8); err == nil {
+				return byte(n), 4
+			}
+		case len(b) >= 2 && strings.IndexByte(`"\/'`, b[1]) >= 0:
+			return b[1], 2
+		}
+		return 0, 0
+	}}
+)
+
+// escaped cuts out what becomes a secret when escapes are read, whichever of its bytes
+// have them.
+func (s *scrubber) escaped(b []byte, e escape) []byte {
+	if bytes.IndexByte(b, e.sign) < 0 {
+		return b
+	}
+	plain, at := make([]byte, 0, len(b)), make([]int, 0, len(b)+1)
+	for i := 0; i < len(b); {
+		c, n := b[i], 1
+		if c == e.sign {
+			if read, length := e.read(b[i:]); length > 0 {
+				c, n = read, length
+			}
+		}
+		plain, at = append(plain, c), append(at, i)
+		i += n
+	}
+	at = append(at, len(b))
+	var out []byte
+	done := 0 // of plain
+	for _, n := range s.needles {
+		if bytes.Contains(plain, n) {
+			out = make([]byte, 0, len(b))
+			break
+		}
+	}
+	if out == nil {
+		return b
+	}
+	for i := 0; i < len(plain); i++ {
+		for _, n := range s.needles {
+			if bytes.HasPrefix(plain[i:], n) {
+				out = append(append(out, b[at[done]:at[i]]...), mark...)
+				i += len(n) - 1
+				done = i + 1
+				break
+			}
+		}
+	}
+	return append(out, b[at[done]:]...)
 }
 
 func (s *scrubber) text(t string) string { return string(s.bytes([]byte(t))) }
