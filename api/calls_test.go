@@ -20,7 +20,11 @@ func TestCallsAreHandedOn(t *testing.T) {
 		t.Helper()
 		r := must(http.NewRequest(method, "http://"+w.public+target, io.LimitReader(strings.NewReader(strings.Repeat("x", body)), int64(body))))(t)
 		r.ContentLength = int64(body)
-		return w.doRequest(w.http, r)
+		a := w.doRequest(w.http, r)
+		if err := w.document().check(r, nil, a); err != nil {
+			t.Error(err)
+		}
+		return a
 	}
 	for _, method := range broker.Methods {
 		for _, status := range []int{200, 302, 404, 418, 500} {
