@@ -48,10 +48,8 @@ type Call struct {
 	Injection
 	// Lease is by which it is made, Client who makes it, and Origin where it goes to.
 	Lease, Client, Origin string
-	// Hosts are all that the provider's requests may go to, without ports, and Roots what
-	// they are verified by.
+	// Hosts are all that the provider's requests may go to, without ports.
 	Hosts []string
-	Roots []byte
 	// Done records what came of the request, durably: the status of the upstream's answer,
 	// or why there is none. On an error the answer is for nobody: it could not be recorded,
 	// or the lease has been revoked meanwhile.
@@ -198,7 +196,6 @@ func (c *calling) to(d *Description, host string) error {
 			c.Origin = u.Scheme + "://" + u.Host
 		}
 	}
-	c.Roots = d.Roots
 	if c.Origin == "" {
 		return Fail(BadTarget, fmt.Errorf("host %s is none of the provider's", printable(host)), "this provider has no such host")
 	}
@@ -261,7 +258,7 @@ func checkCall(r *CallRequest) error {
 		// Some frameworks read a form there, and in it another method.
 		return bad("a request that reads has no body")
 	}
-	if why := notCanonical(r.Path); why != "" {
+	if why := NotCanonical(r.Path); why != "" {
 		return bad("path: " + why)
 	}
 	if why := notQuery(r.Query); why != "" {

@@ -33,7 +33,7 @@ func (w *world) injecting() *broker.InjectRequest {
 		if ok, _ := grant.Leq(need, r.Grant); !ok {
 			return nil, broker.Fail(broker.BadScope, nil, "the grant does not allow this request")
 		}
-		return &broker.Injection{Header: []broker.Injected{{Name: "Authorization", Value: secret.New("Bearer upstream-secret")}}, What: "read"}, nil
+		return &broker.Injection{Header: []broker.Injected{{Name: "Authorization", Value: secret.New("Bearer upstream-secret")}}, Roots: []byte("roots"), What: "read"}, nil
 	}
 	w.judge.SetPolicy(w.policy(filesYAML, apiYAML))
 	return last

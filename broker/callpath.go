@@ -19,8 +19,8 @@ const (
 	upperHex   = "0123456789ABCDEF"
 )
 
-// notCanonical says why a path is not taken; empty: it is.
-func notCanonical(path string) string {
+// NotCanonical says why the path of a request by a lease is not taken; empty: it is.
+func NotCanonical(path string) string {
 	if len(path) > maxAddress {
 		return "it is too long"
 	}

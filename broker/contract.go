@@ -252,10 +252,8 @@ type Description struct {
 	// Unavailable. Nothing of the request is in their public texts.
 	Inject func(ctx context.Context, r InjectRequest) (*Injection, error)
 	// Origins are where such requests may go and nowhere else, as https://HOST or
-	// https://HOST:PORT; http for loopback alone. Roots are certificates in PEM to verify
-	// them by; nil: the system's.
+	// https://HOST:PORT; http for loopback alone.
 	Origins []string
-	Roots   []byte
 	// Sweep lists and ends what is alive upstream for leases that keep says nothing
 	// is known of; nil if the upstream cannot list. It returns the leases that it ended
 	// itself, not those that somebody else ended meanwhile.
@@ -418,7 +416,7 @@ type InjectRequest struct {
 	Grant  grant.Grant
 	Handle []byte
 	// Method is one of [Methods]. Host is that of one of the origins, with the port if that
-	// has one; Path begins with a slash and is canonical (see [Broker.Call]); Query has no
+	// has one; Path begins with a slash and is canonical (see [NotCanonical]); Query has no
 	// question mark.
 	Method, Host, Path, Query string
 	// Header holds what came along, by canonical names, without what is the hop's own or
@@ -441,6 +439,8 @@ type Injection struct {
 	// Scrub is what must not come back in the answer, in any spelling: the secret itself,
 	// where what is injected is made of more than that. What is injected is scrubbed too.
 	Scrub []secret.String
+	// Roots are certificates in PEM to verify the upstream by; nil: the system's.
+	Roots []byte
 	// What says in a word for the record what the request does, such as the method of an
 	// API that has one path for each; empty: method and path say it.
 	What string

@@ -318,7 +318,7 @@ func (u *upstream) Describe() broker.Description {
 	if u.inject != nil {
 		return broker.Description{
 			Kind: "warehouse", Class: broker.None, Modes: []broker.Mode{broker.Inject}, Schema: tables, Scheme: "postgres", Details: "postgres",
-			TokenType: "Bearer", Evidence: broker.Asserted, Inject: u.inject, Origins: []string{"https://up.test", "https://up.test:8443"}, Roots: []byte("roots"),
+			TokenType: "Bearer", Evidence: broker.Asserted, Inject: u.inject, Origins: []string{"https://up.test", "https://up.test:8443"},
 		}
 	}
 	d := broker.Description{
