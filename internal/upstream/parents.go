@@ -203,6 +203,29 @@ func (p *Parents) Put(ctx context.Context, k ParentKey, parent *Parent) (was *Pa
 	}
 }
 
+// Begin keeps a parent if there is none, or stale says of the one that is there that it is
+// of another beginning. Of several who begin with the same at once, one does, and what has
+// become of it meanwhile stays.
+func (p *Parents) Begin(ctx context.Context, k ParentKey, parent *Parent, stale func(kept *Parent) bool) error {
+	for {
+		in, version, err := p.read(ctx, k)
+		switch {
+		case errors.Is(err, broker.ErrNotFound):
+		case err != nil:
+			return fmt.Errorf("look for what was linked: %w", err)
+		case !in.Gone && !stale(in.parent()):
+			return nil
+		}
+		parent.Renewed = p.cfg.Now()
+		switch _, err := p.write(ctx, k, parent.keep(), version); {
+		case err == nil:
+			return nil
+		case !errors.Is(err, broker.ErrConflict) || ctx.Err() != nil:
+			return fmt.Errorf("keep what was linked: %w", err)
+		}
+	}
+}
+
 // Forget removes a parent for good, and returns what it was, so that it can be revoked.
 // ErrNotFound if there is none.
 func (p *Parents) Forget(ctx context.Context, k ParentKey) (*Parent, error) {
