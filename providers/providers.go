@@ -15,6 +15,7 @@ import (
 	"github.com/stint-dev/stint/providers/google"
 	"github.com/stint-dev/stint/providers/oauth"
 	"github.com/stint-dev/stint/providers/postgres"
+	"github.com/stint-dev/stint/providers/slack"
 	"github.com/stint-dev/stint/providers/static"
 	"github.com/stint-dev/stint/providers/vault"
 )
@@ -42,6 +43,7 @@ func kinds(d Deps) map[string]kind {
 		"oauth":    {oauth.Describe, oauth.Open},
 		"google":   {google.Describe, google.Open},
 		"postgres": {postgres.Describe, postgres.Open},
+		"slack":    {slack.Describe, slack.Open},
 		"static":   {static.Describe, static.Open},
 		"vault":    {vault.Describe, vault.On(d.Engine)},
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/stint-dev/stint/providers/google"
 	"github.com/stint-dev/stint/providers/oauth"
 	"github.com/stint-dev/stint/providers/postgres"
+	"github.com/stint-dev/stint/providers/slack"
 	"github.com/stint-dev/stint/providers/static"
 	"github.com/stint-dev/stint/providers/vault"
 	"github.com/stint-dev/stint/scopes"
@@ -34,6 +35,7 @@ var settings = map[string]reflect.Type{
 	"oauth":    reflect.TypeFor[oauth.Config](),
 	"google":   reflect.TypeFor[google.Config](),
 	"postgres": reflect.TypeFor[postgres.Config](),
+	"slack":    reflect.TypeFor[slack.Config](),
 	"static":   reflect.TypeFor[static.Config](),
 	"vault":    reflect.TypeFor[vault.Config](),
 }
