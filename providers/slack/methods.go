@@ -36,7 +36,7 @@ var methods = map[string]method{
 	"chat.postEphemeral":          {channel: "channel"},
 	"chat.postMessage":            {channel: "channel"},
 	"chat.scheduleMessage":        {channel: "channel"},
-	"chat.scheduledMessages.list": {reads: true, channel: "channel"},
+	"chat.scheduledMessages.list": {channel: "channel"}, // takes the scope that writes
 	"chat.update":                 {channel: "channel"},
 	"conversations.archive":       {channel: "channel"},
 	"conversations.create":        {},

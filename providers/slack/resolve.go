@@ -73,7 +73,7 @@ func (p *provider) ask(ctx context.Context, name string, args url.Values, into a
 	if err != nil {
 		return err
 	}
-	a, err := p.client.Do(ctx, upstream.Request{Method: "GET", URL: p.cfg.URL + "/api/" + name + "?" + args.Encode(), Bearer: token})
+	a, err := p.client.Do(ctx, upstream.Request{Method: "POST", URL: p.cfg.URL + "/api/" + name, Form: args, Bearer: token})
 	if err != nil {
 		return err
 	}
