@@ -514,3 +514,11 @@ func TestNewRefusesWhatIsMissing(t *testing.T) {
 		}
 	}
 }
+
+// What no provider can have passed is not, also if it were there.
+func TestWhatIsNeverPassed(t *testing.T) {
+	got := passed(map[string][]string{"Cookie": {"c"}, "X-Forwarded-For": {"f"}, "X-Version": {"1"}}, []string{"cookie", "x-forwarded-for", "x-version"})
+	if len(got) != 2 || got.Get("X-Version") != "1" || got.Get("User-Agent") != "stint" {
+		t.Errorf("%v", got)
+	}
+}
