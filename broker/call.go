@@ -22,7 +22,12 @@ import (
 // addresses of the requests.
 const callPath = "/call"
 
-// injects reports whether credentials stay here.
+// stays reports whether credentials are not to be handed out, and injects whether there
+// is a way to use them all the same.
+func (d *Description) stays() bool {
+	return d.Class == None || len(d.Modes) > 0 && d.Modes[0] == Inject
+}
+
 func (d *Description) injects() bool {
 	return len(d.Modes) > 0 && d.Modes[0] == Inject && d.Inject != nil
 }

@@ -325,6 +325,18 @@ func TestProvidersThatInjectAndBreakTheContract(t *testing.T) {
 	}
 }
 
+// What is to stay here, and has no way to be used, is not handed out instead.
+func TestWhatStaysHereIsNotVended(t *testing.T) {
+	w := newWorld(t)
+	for _, class := range []broker.Class{broker.None, broker.Coarse} {
+		w.upstream.class, w.upstream.modes = class, []broker.Mode{broker.Inject}
+		first, _ := w.must(nil)
+		if got, err := w.exchange(w.vend(first.Token, nil)); broker.CodeOf(err) != broker.BadTarget {
+			t.Errorf("%s: %+v, %v", class, got, err)
+		}
+	}
+}
+
 func TestPathsThatCouldBeReadInTwoWaysAreRefused(t *testing.T) {
 	w := newWorld(t)
 	asked := w.injecting()

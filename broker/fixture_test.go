@@ -304,6 +304,7 @@ type upstream struct {
 	// inject makes it one whose credential stays here; leaks has it hand that out.
 	inject func(context.Context, broker.InjectRequest) (*broker.Injection, error)
 	leaks  bool
+	modes  []broker.Mode
 }
 
 func newUpstream() *upstream {
@@ -325,6 +326,7 @@ func (u *upstream) Describe() broker.Description {
 		Claims: u.claims, Renews: !u.rigid, Renew: renew, Kind: "warehouse", Class: u.class, Schema: tables, Scheme: "postgres", Details: "postgres", TokenType: "N_A",
 		Evidence: broker.Attested, MinLifetime: u.least, Outlives: u.outlives, Sweep: u.sweep, Ready: func(context.Context) error { return u.revErr },
 	}
+	d.Modes = u.modes
 	if u.fixed > 0 {
 		d.MaxLifetime, d.Revokes = u.fixed, "token"
 	}
