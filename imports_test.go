@@ -27,6 +27,7 @@ var allowed = map[string][]string{
 	"api/adminapi":           {},
 	"audit":                  {},
 	"broker":                 {"scopes", "scopes/grant", "audit", "internal/secret", "internal/strictjson"},
+	"gateway":                {"broker", "internal/secret"},
 	"scopes":                 {"scopes/grant"},
 	"scopes/grant":           {"internal/strictjson"},
 	"providers":              {"broker", "scopes/grant", "internal/secret", "internal/upstream", "providers/*"},

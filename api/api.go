@@ -142,6 +142,9 @@ type Config struct {
 	// Answers remembers what was answered to idempotency keys, sealed.
 	Answers broker.Answers
 	Sealer  broker.Sealer
+	// Calls serves the addresses at which requests are made with credentials that stay
+	// here; nil: there are none. What it answers is its own.
+	Calls   http.Handler
 	Metrics *Metrics
 	Log     *slog.Logger
 	Now     func() time.Time
@@ -160,6 +163,7 @@ type Server struct {
 	addresses *rates
 	slots     chan struct{}
 	revoking  chan struct{}
+	calling   chan struct{}
 	draining  atomic.Bool
 	last      lastStatus
 	failures  *rate.Limiter // of lines in the log
@@ -187,6 +191,7 @@ func New(cfg Config, b Broker) (*Server, error) {
 	s := &Server{
 		cfg: cfg, broker: b, log: cfg.Log, now: cfg.Now, slots: make(chan struct{}, cfg.Limits.Concurrency),
 		revoking:  make(chan struct{}, cfg.Limits.Concurrency),
+		calling:   make(chan struct{}, min(cfg.Limits.Concurrency, maxCalls)),
 		clients:   newRates(cfg.Limits.ClientRate, cfg.Limits.ClientBurst),
 		addresses: newRates(cfg.Limits.AddressRate, cfg.Limits.AddressBurst),
 		failures:  rate.NewLimiter(1, 60),
@@ -223,6 +228,9 @@ func (s *Server) Public() http.Handler {
 	}
 	get(e.Match, "/livez", s.live)
 	get(e.Match, "/readyz", s.ready(false))
+	if s.cfg.Calls != nil {
+		g.Match(broker.Methods, callRoute, s.limited(s.call))
+	}
 	if s.cfg.Admin != nil {
 		s.adminRoutes(e, base, s.byToken)
 		s.loginRoutes(g)
@@ -326,7 +334,7 @@ func (s *Server) around(next echo.HandlerFunc) echo.HandlerFunc {
 		if r.TLS != nil {
 			h.Set("Strict-Transport-Security", "max-age=31536000")
 		}
-		r.Body = http.MaxBytesReader(c.Response(), r.Body, s.cfg.Limits.Body)
+		r.Body = http.MaxBytesReader(c.Response(), r.Body, s.bodyLimit(c))
 		end := func(int) {}
 		if s.cfg.Span != nil {
 			var ctx context.Context

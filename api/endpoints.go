@@ -157,6 +157,8 @@ type metadata struct {
 	DetailsTypes          []string `json:"authorization_details_types_supported"`
 	SubjectTypes          []string `json:"subject_types_supported,omitempty"`
 	IDTokenAlgorithms     []string `json:"id_token_signing_alg_values_supported,omitempty"`
+	// CallEndpoint is ours.
+	CallEndpoint string `json:"stint_call_endpoint,omitempty"`
 }
 
 func (s *Server) newMetadata(openID bool) metadata {
@@ -169,6 +171,9 @@ func (s *Server) newMetadata(openID bool) metadata {
 		RevocationMethods: methods, RevocationAlgorithms: broker.ClientAlgorithms,
 		IntrospectMethods: methods, IntrospectAlgorithms: broker.ClientAlgorithms,
 		DetailsTypes: s.cfg.DetailsTypes,
+	}
+	if s.cfg.Calls != nil {
+		m.CallEndpoint = s.cfg.Issuer + "/call"
 	}
 	if openID {
 		m.SubjectTypes, m.IDTokenAlgorithms = []string{"public"}, s.cfg.Keys.Algorithms()

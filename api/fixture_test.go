@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -77,6 +79,7 @@ type options struct {
 	wrap   func(api.Broker) api.Broker
 	config func(*api.Config)
 	grace  time.Duration
+	calls  bool // there are credentials that stay here
 }
 
 // world is a server with everything around it.
@@ -148,6 +151,23 @@ func newWorld(t testing.TB, o options) *world {
 	w.openBroker(log, o)
 	w.serve(o)
 	return w
+}
+
+// upstreamCall stands for the gateway: it answers what it was asked, with the status that
+// the last segment is.
+func (w *world) upstreamCall(out http.ResponseWriter, r *http.Request) {
+	status, err := strconv.Atoi(r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:])
+	if err != nil {
+		status = http.StatusOK
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		status = http.StatusRequestEntityTooLarge
+	}
+	out.Header().Set("Content-Type", "text/plain")
+	out.Header().Set("Stint-Lease", "stub")
+	out.WriteHeader(status)
+	_, _ = fmt.Fprintf(out, "%s %s from %s with %d", r.Method, r.RequestURI, r.RemoteAddr, len(body))
 }
 
 // signingKeys keeps the document of signing keys among the secrets.
@@ -274,6 +294,9 @@ func (w *world) openBroker(log *slog.Logger, o options) {
 		Issuer: w.self, Limits: o.limits, Keys: w.ring, DetailsTypes: []string{"fake", broker.ToolCall}, IssuerHealth: w.tokens.Ready,
 		Operations: w, Answers: w.store, Sealer: w.sealer, Metrics: metrics,
 		Admin: &api.Admin{Resource: w.self + "/admin/v1", Issuer: w.idp.url, Client: signInClient, SignIn: w.signIn}, Log: log, Now: w.clock.Now,
+	}
+	if o.calls {
+		cfg.Calls = http.HandlerFunc(w.upstreamCall)
 	}
 	if o.config != nil {
 		o.config(&cfg)

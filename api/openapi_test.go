@@ -56,7 +56,7 @@ func unanswered() (missing []string) {
 	}
 	for _, item := range doc.Paths.Map() {
 		for _, op := range item.Operations() {
-			for status := range op.Responses.Map() {
+			for status := range op.Responses.Map() { // as 200 or 2XX
 				if _, ok := answered.Load(op.OperationID + " " + status); !ok {
 					missing = append(missing, op.OperationID+" "+status)
 				}
@@ -92,6 +92,9 @@ func loadDocument(t testing.TB) *document {
 func (d *document) check(sent *http.Request, body []byte, a *answer) error {
 	req := sent.Clone(context.Background())
 	req.URL = &url.URL{Scheme: "http", Host: "stint", Path: sent.URL.Path, RawQuery: sent.URL.RawQuery}
+	if strings.HasPrefix(req.URL.Path, "/call/") { // whose path has more segments than OpenAPI can say
+		req.URL.Path = "/call/provider/host/path"
+	}
 	if form, err := url.ParseQuery(string(body)); err == nil && strings.HasPrefix(sent.Header.Get("Content-Type"), "application/x-www-form-urlencoded") {
 		for name, values := range form { // empty ones count as absent, as the document says in words
 			if values = slices.DeleteFunc(values, func(v string) bool { return v == "" }); len(values) == 0 {
@@ -109,6 +112,7 @@ func (d *document) check(sent *http.Request, body []byte, a *answer) error {
 	route, params, err := d.router.FindRoute(req)
 	if err == nil {
 		answered.Store(route.Operation.OperationID+" "+strconv.Itoa(a.status), true)
+		answered.Store(route.Operation.OperationID+" "+strconv.Itoa(a.status/100)+"XX", true)
 	}
 	if a.status == http.StatusNotFound { // each listener has its part of the paths
 		return nil
@@ -142,12 +146,12 @@ func (d *document) check(sent *http.Request, body []byte, a *answer) error {
 // is a route of the server.
 func TestTheDocumentHasTheRoutesOfTheServer(t *testing.T) {
 	t.Parallel()
-	w, doc := newWorld(t, options{}), loadDocument(t)
+	w, doc := newWorld(t, options{calls: true}), loadDocument(t)
 	served := map[string]bool{}
 	for _, h := range []http.Handler{w.server.Public(), w.server.Ops(), w.server.Local()} {
 		for _, r := range h.(*echo.Echo).Routes() {
 			if r.Method != http.MethodHead { // goes with GET
-				served[r.Method+" "+strings.ReplaceAll(r.Path, ":id", "{id}")] = true
+				served[r.Method+" "+strings.NewReplacer(":id", "{id}", "/call/*", "/call/{provider}/{host}/{path}").Replace(r.Path)] = true
 			}
 		}
 	}

@@ -81,7 +81,10 @@ func (s *Server) limited(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		counts := purpose(c.Request())
 		slots := s.slots
-		if counts != "" {
+		switch {
+		case isCall(c):
+			counts, slots = "call ", s.calling
+		case counts != "":
 			slots = s.revoking
 		}
 		refuse := s.fail

@@ -374,6 +374,10 @@ func writeIssued(c echo.Context, i *broker.Issued, now time.Time) error {
 		b = i.Expires.UTC().AppendFormat(b, time.RFC3339)
 		b = append(b, '"')
 	}
+	if i.Call != "" {
+		b = append(b, `,"call":`...)
+		b = strictjson.AppendString(b, i.Call)
+	}
 	if i.Document {
 		if !json.Valid([]byte(text)) {
 			return errors.New("a credential that is no JSON document")

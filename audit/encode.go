@@ -54,6 +54,15 @@ func (e *Event) appendJSON(b []byte) ([]byte, error) {
 		o.number("leases", int64(r.Leases))
 		o.close()
 	}
+	if c := e.Call; c != nil {
+		o.open("call")
+		o.string("method", c.Method)
+		o.string("host", c.Host)
+		o.string("path", c.Path)
+		o.text("what", c.What)
+		o.number("status", int64(c.Status))
+		o.close()
+	}
 	if c := e.Change; c != nil {
 		o.open("change")
 		o.string("what", c.What)

@@ -27,6 +27,7 @@ const (
 	KindRevocation Kind = "revocation"    // something was asked to be taken back
 	KindLease      Kind = "lease"         // what became of a lease upstream
 	KindIntrospect Kind = "introspection" // a token for one call was used up, or a question about a token was refused
+	KindCall       Kind = "call"          // a request was made by a lease whose credential stays here, or was refused
 	KindConfig     Kind = "config"        // policy or configuration took effect, or was refused
 	KindKey        Kind = "key"           // a signing key was made, rotated, revoked or retired
 	KindService    Kind = "service"       // the server started, stopped, or lost or regained something it needs
@@ -81,7 +82,9 @@ type Event struct {
 	// Certificate shows that what was granted is within every limit.
 	Certificate *Certificate `json:"certificate,omitempty"`
 	Revocation  *Revocation  `json:"revocation,omitempty"`
-	Change      *Change      `json:"change,omitempty"`
+	// Call is a request that was made through Stint.
+	Call   *Call   `json:"call,omitempty"`
+	Change *Change `json:"change,omitempty"`
 	// Micros are durations of steps, in microseconds.
 	Micros map[string]int64 `json:"micros,omitempty"`
 	// Personal is [Personal] as JSON, encrypted under the subject's key with the
@@ -202,6 +205,18 @@ type Revocation struct {
 	Reason   string   `json:"reason,omitempty"`
 	// Leases is how many leases and intents were marked so far.
 	Leases int `json:"leases,omitzero"`
+}
+
+// Call is a request that was made, or was to be made, through Stint.
+type Call struct {
+	Method string `json:"method"`
+	Host   string `json:"host"`
+	// Path is the SHA-256 of the path, in hexadecimal: it may name a person.
+	Path string `json:"path"`
+	// What names what was asked of an upstream that has one path for much.
+	What string `json:"what,omitempty"`
+	// Status is that of the upstream's answer; zero if there was none.
+	Status int `json:"status,omitzero"`
 }
 
 // Change is a change to what the server goes by.

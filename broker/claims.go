@@ -57,6 +57,18 @@ type StintClaim struct {
 	Via []HopClaim `json:"via,omitempty"`
 	// Claims are claims of the subject's token that rules name.
 	Claims map[string]string `json:"clm,omitempty"`
+	// Call says that the token is good for requests through Stint, and for nothing else.
+	Call *CallClaim `json:"call,omitempty"`
+}
+
+// CallClaim is what requests a token is good for. The lease has the token's jti.
+type CallClaim struct {
+	Provider string `json:"prv"`
+	// Grant is the hash of what the lease allows (see [grant.Grant.Hash]): the ledger is
+	// not believed more than that.
+	Grant string `json:"gnt"`
+	// Resource is that through whose mapping it was granted.
+	Resource string `json:"res,omitempty"`
 }
 
 // RootClaim is a [Root] in a token.
@@ -124,6 +136,9 @@ func lineageOf(t *Token, agent string) (*Lineage, error) {
 	self := HopClaim{
 		ID: t.ID, Pos: c.Pos, Client: t.ClientID, Agent: c.Agent, Resource: t.Audience[0],
 		Tool: c.Tool, Scope: strings.Join(t.Scope, " "), Policy: c.Policy, KeyID: t.KeyID, By: c.By,
+	}
+	if c.Call != nil { // what revokes the lease revokes the token
+		self.Resource, l.Lease, l.Provider = c.Call.Resource, t.ID, c.Call.Provider
 	}
 	for _, h := range append(c.Via[:len(c.Via):len(c.Via)], self) {
 		pos, err := ParsePosition(h.Pos)

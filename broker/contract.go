@@ -245,6 +245,15 @@ type Description struct {
 	// Certify finds out, at the upstream, whether it narrows as it should, and keeps the
 	// result, without which the class is none. Nil: there is nothing to find out.
 	Certify func(ctx context.Context, r CertifyRequest) (result string, err error)
+	// Inject holds one request to a grant, and says what is put into it: of providers whose
+	// first mode is Inject. It asks the upstream for nothing but the credential itself, and
+	// is not told how the request ends. Errors: BadScope, if the grant does not allow the
+	// request; BadRequest, if it cannot be told what the request is for; NeedsLink, Limited,
+	// Unavailable. Nothing of the request is in their public texts.
+	Inject func(ctx context.Context, r InjectRequest) (*Injection, error)
+	// Origins are where such requests may go and nowhere else, as https://HOST or
+	// https://HOST:PORT; http for loopback alone.
+	Origins []string
 	// Sweep lists and ends what is alive upstream for leases that keep says nothing
 	// is known of; nil if the upstream cannot list. It returns the leases that it ended
 	// itself, not those that somebody else ended meanwhile.
@@ -337,7 +346,8 @@ type MintRequest struct {
 // Minted is a new credential.
 type Minted struct {
 	// Token is a bearer token, or Document a structured credential as JSON with
-	// the given secrets in it.
+	// the given secrets in it. Of a provider that injects both are empty: what it has is
+	// not handed out.
 	Token    secret.String
 	Document secret.String
 	// Granted is what the upstream says it granted, and Evidence how it says so.
@@ -396,6 +406,50 @@ type Account struct {
 	Since, Expires time.Time
 	// Broken says why it cannot be used until it is linked again; empty: it can.
 	Broken string
+}
+
+// InjectRequest is one request that somebody wants made by a lease. What names the
+// request is as it will be sent, letter by letter.
+type InjectRequest struct {
+	Lease string
+	// Grant is what the lease allows, and Handle what Mint left with it; nil: nothing.
+	Grant  grant.Grant
+	Handle []byte
+	// Method is one of [Methods]. Host is that of one of the origins, with the port if that
+	// has one; Path begins with a slash and is canonical (see [NotCanonical]); Query has no
+	// question mark.
+	Method, Host, Path, Query string
+	// Header holds what came along, by canonical names, without what is the hop's own or
+	// could be a credential.
+	Header map[string][]string
+	Body   []byte
+}
+
+// Methods are those of requests that can be made by a lease. The first two only read.
+var Methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"}
+
+// Injection is what is put into a request.
+type Injection struct {
+	// Header and Query take the place of whatever the request had by these names; a name
+	// of Query that the request has already is refused.
+	Header, Query []Injected
+	// Pass are names of headers of the request, besides the usual ones, that the upstream
+	// gets: those by which its API is told versions and the like.
+	Pass []string
+	// Scrub is what must not come back in the answer, in any spelling: the secret itself,
+	// where what is injected is made of more than that. What is injected is scrubbed too.
+	Scrub []secret.String
+	// Roots are certificates in PEM to verify the upstream by; nil: the system's.
+	Roots []byte
+	// What says in a word for the record what the request does, such as the method of an
+	// API that has one path for each; empty: method and path say it.
+	What string
+}
+
+// Injected is one thing that is put into a request.
+type Injected struct {
+	Name  string
+	Value secret.String
 }
 
 // RevokeLease names what is to be ended.

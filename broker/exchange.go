@@ -63,6 +63,9 @@ type Issued struct {
 	// says that Token is a JSON document.
 	Lease    string
 	Document bool
+	// Call is where requests are made with Token, if the credential stays here: followed
+	// by host, path and query. Empty: Token is the upstream's.
+	Call string
 }
 
 // Check reports what is malformed about a request, before anybody is asked who
@@ -227,7 +230,7 @@ func (x *exchange) run(ctx context.Context) (*Issued, error) {
 	if x.r.Renew != "" {
 		return nil, Fail(BadTarget, nil, "what is renewed is a credential of an upstream: name that as resource or audience")
 	}
-	c, lineage, err := x.claims()
+	c, lineage, err := x.claims(newTokenID())
 	if err != nil {
 		return nil, err
 	}
@@ -303,6 +306,9 @@ func (x *exchange) verify(ctx context.Context, which string, raw secret.String, 
 			return nil, err
 		}
 		return nil, refused(which, "%w", err)
+	}
+	if t.forCalls() {
+		return nil, refused(which, "it is for requests through Stint")
 	}
 	// The declared type only narrows: "jwt" says no more than that it is one.
 	if declared == TypeAccess && t.Use != AccessToken || declared == TypeID && t.Use != IDToken {
@@ -416,9 +422,9 @@ func (x *exchange) hop(id string) Hop {
 }
 
 // claims writes what a token of ours says, or refuses what it would not hold.
-func (x *exchange) claims() (c *Claims, lineage *Lineage, err error) {
+func (x *exchange) claims(id string) (c *Claims, lineage *Lineage, err error) {
 	c = &Claims{
-		Issuer: x.b.reg.Self, Audience: x.target.Resource, ClientID: x.r.Client.ID, ID: newTokenID(),
+		Issuer: x.b.reg.Self, Audience: x.target.Resource, ClientID: x.r.Client.ID, ID: id,
 		IssuedAt: x.now.Truncate(time.Second), Expires: x.expires, Scope: x.verdict.Decision.Granted, Details: x.details.answer,
 	}
 	lineage = x.lineage.with(x.hop(c.ID))

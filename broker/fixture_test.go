@@ -301,6 +301,10 @@ type upstream struct {
 	claims   func(string) bool
 	outlives bool
 	hook     func(step string)
+	// inject makes it one whose credential stays here; leaks has it hand that out.
+	inject func(context.Context, broker.InjectRequest) (*broker.Injection, error)
+	leaks  bool
+	modes  []broker.Mode
 }
 
 func newUpstream() *upstream {
@@ -312,10 +316,17 @@ func (u *upstream) Describe() broker.Description {
 	if u.rigid {
 		renew = nil
 	}
+	if u.inject != nil {
+		return broker.Description{
+			Kind: "warehouse", Class: broker.None, Modes: []broker.Mode{broker.Inject}, Schema: tables, Scheme: "postgres", Details: "postgres",
+			TokenType: "Bearer", Evidence: broker.Asserted, Inject: u.inject, Origins: []string{"https://up.test", "https://up.test:8443"},
+		}
+	}
 	d := broker.Description{
 		Claims: u.claims, Renews: !u.rigid, Renew: renew, Kind: "warehouse", Class: u.class, Schema: tables, Scheme: "postgres", Details: "postgres", TokenType: "N_A",
 		Evidence: broker.Attested, MinLifetime: u.least, Outlives: u.outlives, Sweep: u.sweep, Ready: func(context.Context) error { return u.revErr },
 	}
+	d.Modes = u.modes
 	if u.fixed > 0 {
 		d.MaxLifetime, d.Revokes = u.fixed, "token"
 	}
@@ -396,6 +407,9 @@ func (u *upstream) Mint(ctx context.Context, r broker.MintRequest) (*broker.Mint
 	}
 	if u.fixed > 0 {
 		m.Expires = m.Expires.Add(u.fixed / 2)
+	}
+	if u.inject != nil && !u.leaks {
+		m.Document = secret.String{}
 	}
 	if u.noExpiry {
 		m.Expires = time.Time{}

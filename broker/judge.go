@@ -257,7 +257,7 @@ func notGranted(format string, args ...any) error {
 func (j *Judge) narrow(ctx context.Context, policy *scopes.Policy, req *scopes.Request, granted []string, c *Case) (*Narrowed, error) {
 	provider := j.Registry.Providers[c.Target.Provider]
 	d := provider.Describe()
-	if d.Class == None {
+	if d.stays() && !d.injects() {
 		return nil, Fail(BadTarget, errors.New("credentials of this upstream carry everything; they are not vended"), "this upstream's credentials cannot be narrowed")
 	}
 	mapped, err := policy.Grant(req, granted, c.Target.Provider)

@@ -40,6 +40,12 @@ func (x *exchange) vend(ctx context.Context) (*Issued, error) {
 		return nil, err
 	}
 	x.lap("mint")
+	if d.injects() {
+		if err := x.standIn(ctx, l, m); err != nil {
+			b.abandon(ctx, *l, m.Handle)
+			return nil, err
+		}
+	}
 	if err := x.activate(ctx, l, m); err != nil {
 		b.abandon(ctx, *l, m.Handle)
 		return nil, err
@@ -133,6 +139,14 @@ func (x *exchange) certify(d Description) {
 // hold compares what the upstream says it granted with what was asked for.
 func (x *exchange) hold(d Description, m *Minted) error {
 	n := x.verdict.Narrowed
+	if d.injects() {
+		switch {
+		case !m.Token.Empty() || !m.Document.Empty():
+			return errors.New("the provider would hand out what stays here")
+		case !m.Granted.Equal(n.Grant):
+			return fmt.Errorf("the provider holds requests to %s, and is to hold them to %s", m.Granted, n.Grant)
+		}
+	}
 	if m.Granted.IsNothing() {
 		return fmt.Errorf("the provider does not say what was granted")
 	}
@@ -159,6 +173,25 @@ func (x *exchange) ends(m *Minted) time.Time {
 		return x.expires
 	}
 	return m.Expires
+}
+
+// standIn signs what is handed out in place of a credential that stays here: a token of
+// ours, whose id is the lease's. It is worth nothing before the lease is active, nor when
+// it is so no more.
+func (x *exchange) standIn(ctx context.Context, l *Lease, m *Minted) error {
+	c, _, err := x.claims(l.ID)
+	if err != nil {
+		return err
+	}
+	c.Audience, c.Expires, c.Details, c.Stint.Once = x.b.reg.Self+callPath, x.ends(m).Truncate(time.Second), nil, false
+	c.Stint.Call = &CallClaim{
+		Provider: x.target.Provider, Grant: x.verdict.Narrowed.Grant.Hash(), Resource: x.target.Resource,
+	}
+	if m.Token, err = x.b.tokens.Sign(ctx, c); err != nil {
+		return fmt.Errorf("sign token: %w", err)
+	}
+	x.lap("sign")
+	return nil
 }
 
 // activate records the grant and then makes the intent a lease, unless a
@@ -238,6 +271,9 @@ func (x *exchange) handOut(d Description, l *Lease, m *Minted) (*Issued, error) 
 	out := &Issued{
 		Token: m.Token, Type: TypeAccess, TokenType: d.TokenType, Expires: x.ends(m), Scope: granted,
 		Narrowed: len(granted) < len(x.verdict.Decision.Asked) || len(x.asked) == 0, Lease: l.ID,
+	}
+	if d.injects() {
+		out.Call = x.b.reg.Self + callPath + "/" + x.target.Provider + "/"
 	}
 	if m.Token.Empty() {
 		out.Token, out.Document, out.Type = m.Document, true, TypeCredential

@@ -18,6 +18,8 @@ import (
 	"github.com/stint-dev/stint/providers/oauth"
 	"github.com/stint-dev/stint/providers/postgres"
 	"github.com/stint-dev/stint/providers/s3"
+	"github.com/stint-dev/stint/providers/slack"
+	"github.com/stint-dev/stint/providers/static"
 	"github.com/stint-dev/stint/providers/vault"
 )
 
@@ -48,6 +50,8 @@ func kinds(d Deps) map[string]kind {
 		"s3":         {s3.Describe, s3.Open},
 		"vault":      {vault.Describe, vault.On(d.Engine)},
 		"kubernetes": {kubernetes.Describe, kubernetes.Open},
+		"slack":      {slack.Describe, slack.Open},
+		"static":     {static.Describe, static.Open},
 	}
 }
 

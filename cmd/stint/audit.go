@@ -264,6 +264,14 @@ func (e *shownEvent) line() string {
 		add("lease", l.ID)
 		add("outcome", l.Outcome)
 	}
+	if call := e.Call; call != nil {
+		add("method", call.Method)
+		add("host", call.Host)
+		add("what", call.What)
+		if call.Status != 0 {
+			add("status", strconv.Itoa(call.Status))
+		}
+	}
 	if r := e.Revocation; r != nil {
 		add("selector", strings.Join(r.Selector, ","))
 		add("why", r.Reason)

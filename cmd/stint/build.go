@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/stint-dev/stint/api"
 	"github.com/stint-dev/stint/audit"
 	"github.com/stint-dev/stint/broker"
+	"github.com/stint-dev/stint/gateway"
 	"github.com/stint-dev/stint/internal/config"
 	"github.com/stint-dev/stint/internal/login"
 	"github.com/stint-dev/stint/internal/secret"
@@ -308,12 +310,30 @@ func (s *server) openAPI(ctx context.Context, metrics *api.Metrics, tel *telemet
 	if err != nil {
 		return err
 	}
+	calls, err := s.openGateway()
+	if err != nil {
+		return err
+	}
 	s.api, err = api.New(api.Config{
 		Issuer: s.cfg.Issuer, Limits: s.cfg.Limits, Keys: s.ring, DetailsTypes: s.detailsTypes(), IssuerHealth: s.tokens.Ready,
 		Metrics: metrics, Log: s.log, Now: time.Now, Span: tel.request,
-		Operations: s, Admin: admin, Answers: s.store, Sealer: s.sealer,
+		Calls: calls, Operations: s, Admin: admin, Answers: s.store, Sealer: s.sealer,
 	}, s.broker)
 	return err
+}
+
+// openGateway returns what makes requests with credentials that stay here; nil if none do.
+func (s *server) openGateway() (http.Handler, error) {
+	for _, p := range s.registry.Providers {
+		if p.Describe().Inject == nil {
+			continue
+		}
+		return gateway.New(gateway.Config{
+			Issuer: s.cfg.Issuer, HTTP: upstreamClient, Trace: api.TraceID, Log: s.log,
+			Allow: func(client string) (time.Duration, bool) { return s.api.AllowCall(client) },
+		}, s.broker)
+	}
+	return nil, nil
 }
 
 // admin is how administrators get in over the network; nil if they do not.

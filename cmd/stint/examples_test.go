@@ -17,6 +17,7 @@ import (
 // are run.
 var elsewhere = map[string]string{
 	"stint exchange": "TestExamplesOfTheShell", "stint vend": "the same",
+	"stint call": "TestExamplesOfCall",
 
 	"stint serve":              "every test that has a server; e2e, as built",
 	"stint demo":               "TestTheDemonstrationComesOutAsSaid",

@@ -124,7 +124,7 @@ what is needed; 4, a person has to do something first. stint vend ends as its co
 	})
 	root.AddCommand(
 		newServe(g), newReady(g), newCheck(g), newDoctor(g), newInit(g), newExplain(g), newRevoke(g), newAudit(g), newKeys(g), newClients(g),
-		newStatus(g), newSessions(g), newLeases(g), newIssuers(g), newLogin(g), newLogout(g), newContext(g), newExchange(g), newVend(g),
+		newStatus(g), newSessions(g), newLeases(g), newIssuers(g), newLogin(g), newLogout(g), newContext(g), newExchange(g), newVend(g), newCall(g),
 		newProviders(g), newPostgres(g), newRecover(g), newSchema(g), newDemo(g), newDev(g), newVersion(g),
 	)
 	addCompletion(root)

@@ -23,6 +23,8 @@ import (
 	"github.com/stint-dev/stint/providers/oauth"
 	"github.com/stint-dev/stint/providers/postgres"
 	"github.com/stint-dev/stint/providers/s3"
+	"github.com/stint-dev/stint/providers/slack"
+	"github.com/stint-dev/stint/providers/static"
 	"github.com/stint-dev/stint/providers/vault"
 	"github.com/stint-dev/stint/scopes"
 )
@@ -40,6 +42,8 @@ var settings = map[string]reflect.Type{
 	"s3":         reflect.TypeFor[s3.Config](),
 	"vault":      reflect.TypeFor[vault.Config](),
 	"kubernetes": reflect.TypeFor[kubernetes.Config](),
+	"slack":      reflect.TypeFor[slack.Config](),
+	"static":     reflect.TypeFor[static.Config](),
 }
 
 var duration = object{"type": "string", "pattern": `^([0-9]+(\.[0-9]*)?(ns|us|µs|ms|s|m|h))+$`}

@@ -72,7 +72,7 @@ func (s *Service) Sign(_ context.Context, c *broker.Claims) (secret.String, erro
 
 // appendStint writes our own claim. What few tokens have is left to the encoder.
 func appendStint(b []byte, c *broker.StintClaim) ([]byte, error) {
-	if c.Once || c.By != nil || c.Via != nil || c.Claims != nil {
+	if c.Once || c.By != nil || c.Via != nil || c.Claims != nil || c.Call != nil {
 		claim, err := json.Marshal(c)
 		return append(b, claim...), err
 	}

@@ -69,6 +69,7 @@ func TestOurClaimIsWhatTheEncoderWrites(t *testing.T) {
 	full := broker.StintClaim{
 		Version: 1, Pos: "1.2", Policy: `p"<é`, Session: "s", Agent: "a\n", Tool: "t", Arguments: "x", Once: true, By: []string{"t:x"},
 		Root: &broker.RootClaim{Issuer: "https://idp.test", ID: "j", Agent: "g", Time: 7}, Via: []broker.HopClaim{{ID: "h"}}, Claims: map[string]string{"c": "v"},
+		Call: &broker.CallClaim{Provider: "p", Grant: "g", Resource: "r"},
 	}
 	check := func(what string, c broker.StintClaim) {
 		t.Helper()
@@ -83,7 +84,7 @@ func TestOurClaimIsWhatTheEncoderWrites(t *testing.T) {
 	}
 	check("nothing", broker.StintClaim{})
 	check("all", full)
-	seldom := map[string]bool{"Once": true, "By": true, "Via": true, "Claims": true}
+	seldom := map[string]bool{"Once": true, "By": true, "Via": true, "Claims": true, "Call": true}
 	common := broker.StintClaim{}
 	for i := range reflect.TypeFor[broker.StintClaim]().NumField() {
 		f := reflect.TypeFor[broker.StintClaim]().Field(i)

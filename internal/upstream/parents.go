@@ -183,22 +183,6 @@ func (p *Parents) Get(ctx context.Context, k ParentKey) (*Parent, error) {
 	return in.parent(), nil
 }
 
-// Begin keeps a parent unless there is one.
-func (p *Parents) Begin(ctx context.Context, k ParentKey, parent *Parent) error {
-	in, version, err := p.read(ctx, k)
-	switch {
-	case err == nil && !in.Gone:
-		return nil
-	case err != nil && !errors.Is(err, broker.ErrNotFound):
-		return fmt.Errorf("look for what is kept: %w", err)
-	}
-	parent.Renewed = p.cfg.Now()
-	if _, err := p.write(ctx, k, parent.keep(), version); err != nil && !errors.Is(err, broker.ErrConflict) {
-		return fmt.Errorf("begin what is kept: %w", err)
-	}
-	return nil // by another, if not by us
-}
-
 // Put keeps a parent in place of whatever was there, and returns that; nil if there was
 // nothing.
 func (p *Parents) Put(ctx context.Context, k ParentKey, parent *Parent) (was *Parent, err error) {
@@ -217,6 +201,29 @@ func (p *Parents) Put(ctx context.Context, k ParentKey, parent *Parent) (was *Pa
 			return nil, nil
 		}
 		return in.parent(), nil
+	}
+}
+
+// Begin keeps a parent if there is none, or stale says of the one that is there that it is
+// of another beginning. Of several who begin with the same at once, one does, and what has
+// become of it meanwhile stays. Without stale, what is there stays.
+func (p *Parents) Begin(ctx context.Context, k ParentKey, parent *Parent, stale func(kept *Parent) bool) error {
+	for {
+		in, version, err := p.read(ctx, k)
+		switch {
+		case errors.Is(err, broker.ErrNotFound):
+		case err != nil:
+			return fmt.Errorf("look for what was linked: %w", err)
+		case !in.Gone && (stale == nil || !stale(in.parent())):
+			return nil
+		}
+		parent.Renewed = p.cfg.Now()
+		switch _, err := p.write(ctx, k, parent.keep(), version); {
+		case err == nil:
+			return nil
+		case !errors.Is(err, broker.ErrConflict) || ctx.Err() != nil:
+			return fmt.Errorf("keep what was linked: %w", err)
+		}
 	}
 }
 

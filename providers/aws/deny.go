@@ -60,7 +60,7 @@ func (d *denier) revoke(ctx context.Context, lease string, until time.Time) (bro
 		return broker.Outcome{}, fmt.Errorf("%q is no session's name", lease)
 	}
 	parents := d.provider.deps.Parents
-	if err := parents.Begin(ctx, d.key(), &upstream.Parent{}); err != nil {
+	if err := parents.Begin(ctx, d.key(), &upstream.Parent{}, nil); err != nil {
 		return broker.Outcome{}, err
 	}
 	if kept, err := parents.Get(ctx, d.key()); err != nil {

@@ -49,6 +49,9 @@ type Harness struct {
 	Acts map[string]grant.Grant
 	// Open begins to use a credential, as its holder would.
 	Open func(ctx context.Context, m *broker.Minted) (Session, error)
+	// Use takes the place of Open for a provider that injects: it begins to make requests,
+	// as the holder of a token for them would.
+	Use func(ctx context.Context, calls Calls) (Session, error)
 	// Ends returns when the upstream itself will end a credential.
 	Ends func(ctx context.Context, m *broker.Minted) (time.Time, error)
 	// Remains lists what there is upstream of the provider's making.
@@ -90,6 +93,9 @@ func Run(t *testing.T, h Harness) {
 	}
 	if h.Pairs == 0 {
 		h.Pairs = 4 * h.Rounds
+	}
+	if h.Use != nil {
+		h.Provider = watch(h.Provider)
 	}
 	d := h.Provider.Describe()
 	h.result = &Result{Kind: d.Kind, Variant: h.Variant, Class: d.Class, Upstream: h.Upstream, Oracle: h.Oracle}
@@ -168,11 +174,14 @@ func (h *Harness) mint(ctx context.Context, g grant.Grant) (*lease, error) {
 	if l.minted, err = h.Provider.Mint(ctx, l.req); err != nil {
 		return nil, fmt.Errorf("mint %s: %w", g, err)
 	}
-	m, bearer := l.minted, h.Provider.Describe().TokenType == "Bearer"
+	d := h.Provider.Describe()
+	m, bearer := l.minted, d.TokenType == "Bearer"
 	switch {
+	case m != nil && injects(d) && !(m.Token.Empty() && m.Document.Empty()):
+		return nil, errors.New("what stays here is handed out")
 	case m == nil:
 		return nil, errors.New("minted nothing, without an error")
-	case bearer == m.Token.Empty() || bearer != m.Document.Empty():
+	case !injects(d) && (bearer == m.Token.Empty() || bearer != m.Document.Empty()):
 		return nil, errors.New("a bearer credential is a token, any other a document, and never both")
 	case m.Evidence != broker.Attested && m.Evidence != broker.Echoed && m.Evidence != broker.Asserted:
 		return nil, fmt.Errorf("no evidence is called %q", m.Evidence)
@@ -207,7 +216,7 @@ func (h *Harness) end(ctx context.Context, l *lease) (broker.Outcome, error) {
 
 // dead checks that a credential is not accepted.
 func (h *Harness) dead(ctx context.Context, m *broker.Minted) error {
-	s, err := h.Open(ctx, m)
+	s, err := h.open(ctx, m)
 	switch {
 	case err == nil:
 		s.Close()

@@ -29,6 +29,8 @@ func describes(_ context.Context, h *Harness) error {
 		return fmt.Errorf("no class is called %q", d.Class)
 	case len(d.Modes) == 0 || d.Class == broker.None && slices.Contains(d.Modes, broker.Vend):
 		return fmt.Errorf("no credential of the class %q is used as %q", d.Class, d.Modes)
+	case injects(d) && (d.Inject == nil || len(d.Origins) == 0):
+		return errors.New("it injects, and does not say what or where")
 	case d.Sweeps != (d.Sweep != nil):
 		return errors.New("whether it sweeps is not what it says")
 	case d.Renews != (d.Renew != nil):
@@ -45,7 +47,7 @@ func describes(_ context.Context, h *Harness) error {
 		return fmt.Errorf("revoking cannot end %q", d.Revokes)
 	case d.Ready == nil:
 		return errors.New("it cannot say whether it is ready")
-	case d.Class == broker.Exact && len(h.Acts) < 2:
+	case (d.Class == broker.Exact || injects(d)) && len(h.Acts) < 2:
 		return errors.New("the harness has no acts to tell grants apart by")
 	}
 	return nil
