@@ -77,6 +77,7 @@ type options struct {
 	wrap   func(api.Broker) api.Broker
 	config func(*api.Config)
 	grace  time.Duration
+	links  bool // accounts are linked at the provider code
 }
 
 // world is a server with everything around it.
@@ -141,6 +142,9 @@ func newWorld(t testing.TB, o options) *world {
 	}
 	w.switches, w.signIn = &switches{}, &signIn{w: w}
 	w.code = &troubled{Fake: providertest.NewFake("code", w.clock.Now)}
+	if o.links {
+		w.code.Site("https://code.test")
+	}
 	w.db = documents{providertest.NewFake("db", w.clock.Now)}
 	log := slog.New(slog.NewJSONHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	w.openSecrets(log)
@@ -248,6 +252,12 @@ func (w *world) openBroker(log *slog.Logger, o options) {
 		AcceptLess: true, Identities: map[string]string{w.idp.url: "stint-at-idp"}, Session: time.Hour,
 	}
 	in.Clients = append(in.Clients, signInClient)
+	connect, linking := (*api.Door)(nil), []string(nil)
+	if o.links {
+		signInClient.Targets = append(signInClient.Targets, w.self+"/connect")
+		connect = &api.Door{Resource: w.self + "/connect", Issuer: w.idp.url, Client: signInClient, SignIn: w.signIn}
+		linking = []string{strings.ReplaceAll(connectYAML, "SELF", w.self)}
+	}
 	w.reg = must(broker.NewRegistry(w.self, in.Clients, in.Agents, in.Issuers, map[string]broker.Provider{"code": w.code, "db": w.db}))(w)
 	w.store = must(store.OpenEmbedded(filepath.Join(w.dir, "store.db"), w.clock.Now))(w)
 	w.Cleanup(func() { _ = w.store.Close() })
@@ -265,7 +275,7 @@ func (w *world) openBroker(log *slog.Logger, o options) {
 		ClientSecretKey: clientKey,
 	}, broker.Deps{
 		Tokens: w.tokens, Keys: w.ring, Feed: w.store, Anchor: vault.NewAnchor(w.secrets), Ledger: w.store, Once: w.store, Sessions: w.store,
-		Recorder: metrics.Counting(w.events), Sealer: w.sealer, Switches: w.switches, Judge: broker.NewJudge(w.reg, w.policy(strings.ReplaceAll(filesYAML, `"`+self+`"`, `"`+w.self+`"`), apiYAML, strings.ReplaceAll(adminYAML, "SELF", w.self))), Log: log, Now: w.clock.Now,
+		Recorder: metrics.Counting(w.events), Sealer: w.sealer, Switches: w.switches, Judge: broker.NewJudge(w.reg, w.policy(append(linking, strings.ReplaceAll(filesYAML, `"`+self+`"`, `"`+w.self+`"`), apiYAML, strings.ReplaceAll(adminYAML, "SELF", w.self))...)), Log: log, Now: w.clock.Now,
 	}))(w)
 	if err := w.b.Start(ctx); err != nil {
 		w.Fatal(err)
@@ -273,7 +283,7 @@ func (w *world) openBroker(log *slog.Logger, o options) {
 	cfg := api.Config{
 		Issuer: w.self, Limits: o.limits, Keys: w.ring, DetailsTypes: []string{"fake", broker.ToolCall}, IssuerHealth: w.tokens.Ready,
 		Operations: w, Answers: w.store, Sealer: w.sealer, Metrics: metrics,
-		Admin: &api.Admin{Resource: w.self + "/admin/v1", Issuer: w.idp.url, Client: signInClient, SignIn: w.signIn}, Log: log, Now: w.clock.Now,
+		Admin: &api.Door{Resource: w.self + "/admin/v1", Issuer: w.idp.url, Client: signInClient, SignIn: w.signIn}, Connect: connect, Log: log, Now: w.clock.Now,
 	}
 	if o.config != nil {
 		o.config(&cfg)

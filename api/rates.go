@@ -85,7 +85,7 @@ func (s *Server) limited(next echo.HandlerFunc) echo.HandlerFunc {
 			slots = s.revoking
 		}
 		refuse := s.fail
-		if isPage(c) {
+		if s.isPage(c) {
 			refuse = func(c echo.Context, err error) error { return s.refusedPage(c, "Not now", err) }
 		}
 		if wait, ok := s.addresses.take(counts+addressKey(c.RealIP()), s.now()); !ok {
