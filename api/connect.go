@@ -139,6 +139,8 @@ func (s *door) offer(c echo.Context) error {
 	switch {
 	case err != nil:
 		return s.refusedPage(c, "Not now", err)
+	case !isProvider(c.Param("provider")):
+		return s.said(c, http.StatusNotFound, "No account can be linked", "Nothing has this name.")
 	case t == nil || t.Expires.Before(s.now().Add(linkTime)): // he would not be back in time
 		return c.Redirect(http.StatusSeeOther, s.base()+s.path+"/start?"+url.Values{"to": {c.Param("provider")}}.Encode())
 	}
