@@ -27,7 +27,7 @@ test: build servers node ## all tests but the heavy ones, against real Redis and
 e2e: build servers ## the built binary against real Vault, Redis and PostgreSQL, and a real browser
 	@./scripts/servers.sh chromium
 	STINT_REQUIRE_SERVERS=all $(GO) test -tags e2e -timeout 60m -count 1 -v ./e2e/... ./internal/vault/... ./providers/vault/...
-	STINT_REQUIRE_SERVERS=all $(GO) test -timeout 60m -count 1 -run "Vault|Browser" ./cmd/stint
+	STINT_REQUIRE_SERVERS=all $(GO) test -timeout 60m -count 1 -run "Vault|Browser" ./cmd/stint ./api
 
 lint: node ## what the compiler does not see
 	PATH="$(CURDIR)/interop/node_modules/.newer:$$PATH" REDOCLY_TELEMETRY=off interop/node_modules/.bin/redocly lint openapi.yaml

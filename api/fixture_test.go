@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -413,13 +414,14 @@ func (s *switches) SaveSwitches(_ context.Context, doc broker.Switches, version 
 // signIn signs in whoever the code names, of these groups.
 type signIn struct {
 	w      *world
+	at     string // where; empty: at the issuer itself
 	groups []string
 	err    error
 }
 
 // Begin implements [api.SignIn].
 func (s *signIn) Begin(_ context.Context, state, nonce, _ string) (string, error) {
-	return s.w.idp.url + "/authorize?state=" + state + "&nonce=" + nonce, s.err
+	return cmp.Or(s.at, s.w.idp.url) + "/authorize?state=" + state + "&nonce=" + nonce, s.err
 }
 
 // Finish implements [api.SignIn].

@@ -25,7 +25,7 @@ type view struct {
 	Subject, Until, CSRF           string
 	Scopes                         []string
 	Code, Home                     string
-	Provider, Site, Note           string
+	Provider, Site                 string
 	Where                          template.URL
 	Accounts                       []accountView
 	handover
