@@ -234,6 +234,11 @@ func TestAttackLinkForms(t *testing.T) {
 			}
 		}
 	}
+	for _, path := range []string{"/connect/code", "/connect/code/unlink", "/connect/cli"} {
+		if a := alice.goTo("POST", path, theirs); a.status != http.StatusForbidden {
+			t.Errorf("%s: %d", path, a.status)
+		}
+	}
 	if _, ok := w.code.Linked("https://idp.test#alice"); !ok {
 		t.Error("a stranger's form unlinked alice's account")
 	}
