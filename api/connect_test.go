@@ -253,7 +253,18 @@ func TestStrangersAreSentAwayFromConnect(t *testing.T) {
 	done := make(chan *answer, 1)
 	go func() { done <- busy.post("/oauth2/token", form) }()
 	<-waits
+	few.browse("POST", "/connect/code/unlink", url.Values{})
 	for _, p := range connectPages {
+		if taking := strings.HasSuffix(p.path, "/unlink") || p.method == "DELETE"; taking {
+			// What takes back has a place of its own, where all others are used up.
+			if a := busy.browse(p.method, p.path, p.form); a.status != http.StatusForbidden && a.status != http.StatusUnauthorized {
+				t.Errorf("%s %s: %d", p.method, p.path, a.status)
+			}
+			if a := few.browse(p.method, p.path, p.form); a.status != http.StatusTooManyRequests {
+				t.Errorf("%s %s: %d", p.method, p.path, a.status)
+			}
+			continue
+		}
 		for want, a := range map[int]*answer{
 			http.StatusTooManyRequests: few.browse(p.method, p.path, p.form), http.StatusServiceUnavailable: busy.browse(p.method, p.path, p.form),
 		} {
@@ -454,5 +465,48 @@ func (w *world) connectSignIns(s *slipping) {
 	p = w.at("alice")
 	if a := p.goTo("POST", "/connect/end", url.Values{"csrf": {"x"}}); a.status != http.StatusForbidden {
 		w.Errorf("%d", a.status)
+	}
+}
+
+// Accounts are linked also where nobody administers over the network.
+func TestConnectWithoutAdministrators(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{links: true, config: func(c *api.Config) { c.Admin = nil }})
+	p := w.at("alice")
+	p.links("4711")
+	if a := w.asks(p.commandLine(), "GET", "/connect/v1/accounts"); a.status != http.StatusOK {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if a := p.goTo("GET", "/login", nil); a.status != http.StatusNotFound {
+		t.Errorf("%d", a.status)
+	}
+	if a, _ := w.ask(p.commandLine(), "GET", "/status", nil); a.status != http.StatusNotFound {
+		t.Errorf("%d", a.status)
+	}
+	without := newWorld(t, options{})
+	for _, page := range connectPages {
+		if a := without.browse(page.method, page.path, page.form); a.status != http.StatusNotFound {
+			t.Errorf("%s %s: %d", page.method, page.path, a.status)
+		}
+	}
+}
+
+// Whoever turns off the client of the sign-in shuts the door, for who is in as well.
+func TestConnectIsTurnedOff(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{links: true})
+	p := w.at("alice")
+	mine := p.commandLine()
+	if err := w.b.Switch(t.Context(), broker.SwitchRequest{Kind: broker.SwitchClient, ID: "stint-admin", Off: true, Operator: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	if a := w.asks(mine, "GET", "/connect/v1/accounts"); a.status != http.StatusUnauthorized {
+		t.Errorf("%d", a.status)
+	}
+	if a := p.goTo("GET", "/connect", nil); !strings.Contains(string(a.body), "Sign in at") {
+		t.Errorf("%s", a.body)
+	}
+	if a := p.signIn(p.goTo("GET", "/connect/start", nil)); a.status != http.StatusUnauthorized || p.cookies["__Host-stint-connect"] != nil {
+		t.Errorf("%d %s", a.status, a.body)
 	}
 }
