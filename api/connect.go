@@ -298,9 +298,12 @@ func Unlinked(state string, until time.Time) string {
 	case broker.DisabledPendingKill:
 		return "The upstream has turned it off, and is ending it."
 	}
-	text := "What Stint had of it cannot be revoked there"
+	text := "Whether the upstream has revoked it is not known"
+	if broker.OutcomeState(state) == broker.NotRevocableUntil {
+		text = "What Stint had of it cannot be revoked there"
+	}
 	if !until.IsZero() {
-		text += ", and ends by itself on " + day(until)
+		text += ", and it ends by itself on " + day(until)
 	}
 	return text + "; the settings of your account there may offer to remove Stint."
 }

@@ -63,7 +63,7 @@ func TestLinkingOnPages(t *testing.T) {
 		t.Errorf("bob sees alice's: %s", list)
 	}
 	w.code.Revokes(broker.Outcome{State: broker.NotRevocableUntil, Until: w.clock.Now().Add(time.Hour)})
-	if a := p.goTo("POST", "/connect/code/unlink", p.csrf("/connect")); a.status != http.StatusOK || !strings.Contains(string(a.body), "ends by itself on 2030-01-02 13:00 UTC") {
+	if a := p.goTo("POST", "/connect/code/unlink", p.csrf("/connect")); a.status != http.StatusOK || !strings.Contains(string(a.body), "cannot be revoked there, and it ends by itself on 2030-01-02 13:00 UTC") {
 		t.Errorf("%d %s", a.status, a.body)
 	}
 	if !slices.Equal(w.code.Revoked(), []string{"4711"}) {

@@ -23,7 +23,8 @@ type accounts struct {
 	asked    []broker.LinkRequest
 	finish   func(code string) (*broker.Account, error)
 	begin    string
-	unlink   error
+	unlink   error // before it is forgotten
+	untold   error // after
 	unlinked int
 	outcome  broker.Outcome
 	lookup   error
@@ -69,7 +70,7 @@ func (w *world) atUpstream() *accounts {
 				return broker.Outcome{}, broker.ErrNotFound
 			}
 			delete(a.linked, subject)
-			return a.outcome, nil
+			return a.outcome, a.untold
 		},
 	}
 	return a
@@ -426,6 +427,17 @@ func TestUnlinkingInTwoSteps(t *testing.T) {
 	eventually(t, "what was made has ended", func() bool { return !w.upstream.has(second) })
 	if _, err := w.b.Unlink(ctx, l); broker.CodeOf(err) != broker.BadTarget {
 		t.Errorf("%v", err)
+	}
+	// Forgotten, and the upstream does not answer: that is the outcome.
+	w.link(l, "b")
+	third := w.leased("alice")
+	up.outcome, up.untold = broker.Outcome{State: broker.Stuck}, errors.New("body of the upstream")
+	if out, err := w.b.Unlink(ctx, l); err != nil || out.State != broker.Stuck {
+		t.Errorf("%+v %v", out, err)
+	}
+	eventually(t, "what was made has ended", func() bool { return !w.upstream.has(third) })
+	if e := w.record.last(t, audit.KindLink); e.Link.Outcome != "stuck" {
+		t.Errorf("%+v", e.Link)
 	}
 }
 

@@ -378,7 +378,8 @@ type Link struct {
 	// Linked returns the account that is linked. Errors: ErrNotFound, Unavailable.
 	Linked func(ctx context.Context, subject string) (*Account, error)
 	// Unlink forgets the account at once, and revokes upstream what can be; the outcome
-	// says how far that got. ErrNotFound if there was none.
+	// says how far that got, also beside an error. Without one the account is not
+	// forgotten. ErrNotFound if there was none.
 	Unlink func(ctx context.Context, subject string) (Outcome, error)
 }
 

@@ -142,8 +142,12 @@ func (b *Broker) unlink(ctx context.Context, l Linking, p *audit.Personal) (Outc
 	}
 	// Behind the forgetting: what is made meanwhile was begun before, and dies with this.
 	err = b.endMade(ctx, l, "the account at "+l.Provider+" was unlinked")
-	if failure != nil {
+	switch {
+	case failure == nil:
+	case out.State == "": // it is not forgotten
 		return out, linkFailed(l.Provider, failure)
+	default: // it is, and the upstream was not told
+		b.log.WarnContext(ctx, "an account was forgotten, and could not be revoked upstream", "provider", l.Provider, "outcome", out.State, "error", AsError(failure).Reason())
 	}
 	return out, err
 }
