@@ -107,8 +107,7 @@ func TestLinkingAnAccount(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	w := newWorld(t)
-	up, l := w.atUpstream(), broker.Linking{}
-	l = w.linking("alice")
+	up, l := w.atUpstream(), w.linking("alice")
 	offer, err := w.b.OfferLink(ctx, l, "https://stint.test/back")
 	if err != nil || offer.Site != "up.test" || !slices.Equal(offer.Scopes, []string{"read", "list"}) || offer.Account != nil {
 		t.Fatalf("%+v %v", offer, err)
@@ -182,8 +181,7 @@ func TestWhoMayNotLink(t *testing.T) {
 		{"a replica that is not current", func(w *world, _ *broker.Linking) { w.clock.move(time.Minute) }, broker.Unavailable},
 	} {
 		w := newWorld(t)
-		up, l := w.atUpstream(), broker.Linking{}
-		l = w.linking("alice")
+		up, l := w.atUpstream(), w.linking("alice")
 		c.change(w, &l)
 		before := w.record.count(audit.KindLink)
 		_, offered := w.b.OfferLink(ctx, l, "https://stint.test/back")
@@ -269,8 +267,7 @@ func TestAnswersThatAreNotTaken(t *testing.T) {
 		{"what is linked cannot be read", func(up *accounts, _ *broker.LinkAnswer) { up.lookup = errors.New("down") }, broker.Unavailable, "cannot be asked"},
 	} {
 		w := newWorld(t)
-		up, l := w.atUpstream(), broker.Linking{}
-		l = w.linking("alice")
+		up, l := w.atUpstream(), w.linking("alice")
 		a := w.answer("4711")
 		c.change(up, &a)
 		_, err := w.b.FinishLink(ctx, l, a)
@@ -294,8 +291,7 @@ func TestWhereABrowserIsNotSent(t *testing.T) {
 	t.Parallel()
 	for _, where := range []string{"", "/authorize", "javascript:alert(1)", "//evil.test", "https://user@up.test/", "ftp://up.test/", "https:///x", "\x00"} {
 		w := newWorld(t)
-		up, l := w.atUpstream(), broker.Linking{}
-		l = w.linking("alice")
+		up, l := w.atUpstream(), w.linking("alice")
 		up.begin = where
 		if got, err := w.b.BeginLink(context.Background(), l, w.answer("")); broker.CodeOf(err) != broker.Unavailable {
 			t.Errorf("%q: %q %v", where, got, err)
@@ -309,8 +305,7 @@ func TestALinkThatMayNotStay(t *testing.T) {
 	ctx := context.Background()
 	t.Run("the record is down", func(t *testing.T) {
 		w := newWorld(t)
-		up, l := w.atUpstream(), broker.Linking{}
-		l = w.linking("alice")
+		up, l := w.atUpstream(), w.linking("alice")
 		w.record.fail = func(e *audit.Event) error {
 			if e.Kind == audit.KindLink {
 				return errors.New("disk full")
@@ -331,8 +326,7 @@ func TestALinkThatMayNotStay(t *testing.T) {
 	})
 	t.Run("revoked meanwhile", func(t *testing.T) {
 		w := newWorld(t)
-		up, l := w.atUpstream(), broker.Linking{}
-		l = w.linking("alice")
+		up, l := w.atUpstream(), w.linking("alice")
 		up.finish = func(code string) (*broker.Account, error) {
 			w.revoke(broker.Selector{Subject: idp + "#alice"})
 			up.linked[idp+"#alice"] = &broker.Account{ID: code}
@@ -370,8 +364,8 @@ func TestUnlinkingEndsWhatWasMade(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	w := newWorld(t)
-	w.run(w.b)
 	w.atUpstream()
+	w.run(w.b)
 	alice, bob := w.linking("alice"), w.linking("bob")
 	w.link(alice, "a")
 	w.link(bob, "b")
@@ -407,8 +401,8 @@ func TestUnlinkingInTwoSteps(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	w := newWorld(t)
-	w.run(w.b)
 	up, l := w.atUpstream(), broker.Linking{}
+	w.run(w.b)
 	l = w.linking("alice")
 	w.link(l, "a")
 	first := w.leased("alice")
