@@ -182,7 +182,7 @@ func TestBrowserLinksAnAccount(t *testing.T) {
 	b.fits("the accounts")
 	b.picture("connect-4-accounts-narrow")
 	b.do(emulation.ClearDeviceMetricsOverride())
-	b.do(chromedp.Navigate(w.self+"/connect"), chromedp.Click(`form[action$="/unlink"] button`, chromedp.ByQuery), chromedp.WaitVisible(`h1`, chromedp.ByQuery))
+	b.do(chromedp.Navigate(w.self+"/connect"), chromedp.Click(`form[action$="/unlink"] button`, chromedp.ByQuery), chromedp.WaitNotPresent(`ul.each`, chromedp.ByQuery), chromedp.WaitVisible(`h1`, chromedp.ByQuery))
 	if said := b.text(); !strings.Contains(said, "Unlinked") || !strings.Contains(said, "has revoked it") {
 		t.Fatalf("%s", said)
 	}

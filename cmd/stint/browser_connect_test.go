@@ -22,6 +22,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/stint-dev/stint/api"
+	"github.com/stint-dev/stint/internal/testbed"
 	"github.com/stint-dev/stint/internal/testbed/doubles"
 )
 
@@ -69,6 +70,23 @@ func inSandboxWithGitHub(t *testing.T) (*sandbox, *doubles.GitHub) {
 	}
 	t.Setenv("TEST_GITHUB_KEY", string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})))
 	t.Setenv("TEST_GITHUB_SECRET", hub.Secret)
+	return inSandboxWith(t, func(*sandbox) string {
+		return fmt.Sprintf(`
+providers:
+  - name: github
+    kind: github
+    settings:
+      mode: user
+      url: %s
+      web: %s
+      apps: [{client_id: %s, private_key: "env:TEST_GITHUB_KEY", client_secret: "env:TEST_GITHUB_SECRET"}]
+`, hub.URL, site.URL, hub.ClientID)
+	}), hub
+}
+
+// inSandboxWith is a sandbox whose configuration goes on with more.
+func inSandboxWith(t *testing.T, more func(*sandbox) string) *sandbox {
+	t.Helper()
 	options := sandboxOptions{Dir: filepath.Join(place(t), "box"), Postgres: postgresOff}
 	box, err := openSandbox(t.Context(), options)
 	if err == nil {
@@ -81,16 +99,7 @@ func inSandboxWithGitHub(t *testing.T) (*sandbox, *doubles.GitHub) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text = fmt.Appendf(text, `
-providers:
-  - name: github
-    kind: github
-    settings:
-      mode: user
-      url: %s
-      web: %s
-      apps: [{client_id: %s, private_key: "env:TEST_GITHUB_KEY", client_secret: "env:TEST_GITHUB_SECRET"}]
-`, hub.URL, site.URL, hub.ClientID)
+	text = append(text, more(box)...)
 	if err := os.WriteFile(box.Config, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +111,7 @@ providers:
 			t.Errorf("close: %v", err)
 		}
 	})
-	return box, hub
+	return box
 }
 
 // People link an account with the built server, at GitHub's own flow, in a browser; see it
@@ -194,4 +203,48 @@ func (b *browser) letsIn(args ...string) []byte {
 		b.Fatalf("it waits still: %s", said.String())
 	}
 	return []byte(out.String())
+}
+
+// The same at a server that others wrote, which says what it is in its answer: its own
+// pages, its own way of asking.
+func TestBrowserConnectsAtAnOAuthServer(t *testing.T) {
+	b := newBrowser(t)
+	t.Setenv("TEST_OAUTH_SECRET", "a secret of the client that is long enough")
+	var as string
+	box := inSandboxWith(t, func(box *sandbox) string {
+		as = testbed.Node(t, "as.mjs", "/.well-known/openid-configuration", box.Stint+"/connect/tickets/callback")
+		return fmt.Sprintf(`
+providers:
+  - name: tickets
+    kind: oauth
+    settings:
+      issuer: %s
+      client_id: stint-at-as
+      client_secret: "env:TEST_OAUTH_SECRET"
+      scopes: ["mail:read", "notes:read"]
+      always: [openid, offline_access]
+      authorize_params: {prompt: consent}
+      lifetime: 10m
+      revokes: none
+`, as)
+	})
+	b.do(chromedp.Navigate(box.Stint+"/connect/tickets"), chromedp.WaitVisible(`input[name=user]`, chromedp.ByQuery))
+	b.signIn(box, "bob")
+	if said := b.text(); !strings.Contains(said, "mail:read") || !strings.Contains(said, "offline_access") {
+		t.Fatalf("%s", said)
+	}
+	b.do(chromedp.Click(`button`, chromedp.ByQuery), chromedp.WaitVisible(`input[name=login]`, chromedp.ByQuery))
+	if !strings.HasPrefix(b.at(), as) {
+		t.Fatalf("at %s", b.at())
+	}
+	b.do(chromedp.SendKeys(`input[name=login]`, "robert", chromedp.ByQuery), chromedp.SendKeys(`input[name=password]`, "any", chromedp.ByQuery),
+		chromedp.Submit(`form`, chromedp.ByQuery), chromedp.WaitVisible(`input[name=prompt][value=consent] ~ button, form button`, chromedp.ByQuery), chromedp.WaitNotPresent(`input[name=login]`, chromedp.ByQuery),
+		chromedp.Submit(`form`, chromedp.ByQuery), chromedp.WaitVisible(`ul.each`, chromedp.ByQuery))
+	if said := b.text(); b.at() != box.Stint+"/connect" || !strings.Contains(said, "robert") {
+		t.Fatalf("%s: %s", b.at(), said)
+	}
+	b.do(chromedp.Click(`form[action$="/unlink"] button`, chromedp.ByQuery), chromedp.WaitNotPresent(`ul.each`, chromedp.ByQuery), chromedp.WaitVisible(`h1`, chromedp.ByQuery))
+	if said := b.text(); !strings.Contains(said, "Unlinked") {
+		t.Errorf("%s", said)
+	}
 }
