@@ -85,7 +85,7 @@ func atSocket(string) echo.MiddlewareFunc {
 func (s *Server) byToken(scope string) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return s.limited(func(c echo.Context) error {
-			t, err := s.bearer(c)
+			t, err := s.bearer(c, s.cfg.Admin.Resource)
 			if err != nil {
 				return s.fail(c, err)
 			}
@@ -102,12 +102,12 @@ func (s *Server) byToken(scope string) echo.MiddlewareFunc {
 }
 
 // bearer returns the token of a request, if it is good here.
-func (s *Server) bearer(c echo.Context) (*broker.Token, error) {
+func (s *Server) bearer(c echo.Context, resource string) (*broker.Token, error) {
 	scheme, raw, _ := strings.Cut(c.Request().Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") || raw == "" || len(c.Request().Header.Values("Authorization")) != 1 {
 		return nil, broker.Fail(broker.BadToken, nil, "a token is needed: stint login gets one")
 	}
-	return s.broker.Admit(c.Request().Context(), secret.New(strings.TrimSpace(raw)), s.cfg.Admin.Resource)
+	return s.broker.Admit(c.Request().Context(), secret.New(strings.TrimSpace(raw)), resource)
 }
 
 // person names in the record whoever a token speaks for: somebody by an index, a client

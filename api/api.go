@@ -37,6 +37,7 @@ type Broker interface {
 	Refuse(ctx context.Context, r *broker.ExchangeRequest, clientID string, err error)
 	Taker
 	Admitter
+	Linker
 	Status(ctx context.Context) broker.Status
 }
 
@@ -138,7 +139,9 @@ type Config struct {
 	Operations Operations
 	// Admin lets administrators in over the network; nil: the local socket is the only
 	// way.
-	Admin *Admin
+	Admin *Door
+	// Connect lets people link accounts of their own; nil: there are none to link.
+	Connect *Door
 	// Answers remembers what was answered to idempotency keys, sealed.
 	Answers broker.Answers
 	Sealer  broker.Sealer
@@ -233,7 +236,11 @@ func (s *Server) Public() http.Handler {
 	}
 	if s.cfg.Admin != nil {
 		s.adminRoutes(e, base, s.byToken)
-		s.loginRoutes(g)
+		d := s.administrators()
+		d.routes(g, d.loginPage)
+	}
+	if s.cfg.Connect != nil {
+		s.connectRoutes(g)
 	}
 	return e
 }

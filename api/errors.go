@@ -49,7 +49,7 @@ func endpointOf(c echo.Context) endpoint {
 		return revocationEndpoint
 	case strings.HasSuffix(route, "/oauth2/introspect"):
 		return introspectionEndpoint
-	case strings.Contains(route, "/admin/v1/"):
+	case strings.Contains(route, "/admin/v1/"), strings.Contains(route, "/connect/v1/"):
 		return adminEndpoint
 	}
 	return tokenEndpoint

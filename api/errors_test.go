@@ -323,3 +323,53 @@ func TestPanicIsAnsweredWithoutText(t *testing.T) {
 	f.set(nil)
 	issued(t, w.post("/oauth2/token", w.form()))
 }
+
+// What an upstream wants of a person, or of time, reaches the caller in members of its
+// own; what it said does not.
+func TestErrorsOfUpstreams(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{links: true})
+	const body = `{"message":"Bad credentials","token":"ghp_secret"}`
+	fail := func(code broker.Code, change func(*broker.Error)) error {
+		e := broker.Fail(code, errors.New(body), "the upstream wants it so")
+		if change != nil {
+			change(e)
+		}
+		return e
+	}
+	for _, c := range []struct {
+		name       string
+		err        error
+		status     int
+		error      string
+		url        string
+		claims     string
+		retryAfter string
+	}{
+		{"no account is linked", fail(broker.NeedsLink, nil), 400, "interaction_required", self + "/connect/code", "", ""},
+		{"a step up of the sign-in", fail(broker.NeedsLink, func(e *broker.Error) { e.Claims = `{"access_token":{"acrs":{"essential":true,"value":"c1"}}}` }),
+			400, "interaction_required", self + "/connect/code", `{"access_token":{"acrs":{"essential":true,"value":"c1"}}}`, ""},
+		{"a rate limit", fail(broker.Limited, func(e *broker.Error) { e.RetryAfter = 90 * time.Second }), 429, "temporarily_unavailable", "", "", "90"},
+		{"an outage", fail(broker.Unavailable, func(e *broker.Error) { e.RetryAfter = 7 * time.Second }), 503, "temporarily_unavailable", "", "", "7"},
+		{"an outage that says no time", fail(broker.Unavailable, nil), 503, "temporarily_unavailable", "", "", "1"},
+		{"what was asked wrongly", fail(broker.BadTarget, nil), 400, "invalid_target", "", "", ""},
+		{"an error without a code", errors.New(body), 500, "server_error", "", "", ""},
+	} {
+		form := w.vending()
+		w.code.mu.Lock()
+		w.code.fail = c.err
+		w.code.mu.Unlock()
+		a := w.post("/oauth2/token", form)
+		var got struct {
+			Error  string `json:"error"`
+			URL    string `json:"url"`
+			Claims string `json:"claims"`
+		}
+		if err := json.Unmarshal(a.body, &got); err != nil || a.status != c.status || got.Error != c.error || got.URL != c.url || got.Claims != c.claims || a.header.Get("Retry-After") != c.retryAfter {
+			t.Errorf("%s: %d %s %s", c.name, a.status, a.header, a.body)
+		}
+		if strings.Contains(string(a.body), "ghp_") || strings.Contains(string(a.body), "Bad credentials") {
+			t.Errorf("%s: the upstream's body reaches the caller: %s", c.name, a.body)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,6 +81,7 @@ type options struct {
 	config func(*api.Config)
 	grace  time.Duration
 	calls  bool // there are credentials that stay here
+	links  bool // accounts are linked at the provider code
 }
 
 // world is a server with everything around it.
@@ -144,6 +146,9 @@ func newWorld(t testing.TB, o options) *world {
 	}
 	w.switches, w.signIn = &switches{}, &signIn{w: w}
 	w.code = &troubled{Fake: providertest.NewFake("code", w.clock.Now)}
+	if o.links {
+		w.code.Site("https://code.test")
+	}
 	w.db = documents{providertest.NewFake("db", w.clock.Now)}
 	log := slog.New(slog.NewJSONHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	w.openSecrets(log)
@@ -268,6 +273,12 @@ func (w *world) openBroker(log *slog.Logger, o options) {
 		AcceptLess: true, Identities: map[string]string{w.idp.url: "stint-at-idp"}, Session: time.Hour,
 	}
 	in.Clients = append(in.Clients, signInClient)
+	connect, linking := (*api.Door)(nil), []string(nil)
+	if o.links {
+		signInClient.Targets = append(signInClient.Targets, w.self+"/connect")
+		connect = &api.Door{Resource: w.self + "/connect", Issuer: w.idp.url, Client: signInClient, SignIn: w.signIn}
+		linking = []string{strings.ReplaceAll(connectYAML, "SELF", w.self)}
+	}
 	w.reg = must(broker.NewRegistry(w.self, in.Clients, in.Agents, in.Issuers, map[string]broker.Provider{"code": w.code, "db": w.db}))(w)
 	w.store = must(store.OpenEmbedded(filepath.Join(w.dir, "store.db"), w.clock.Now))(w)
 	w.Cleanup(func() { _ = w.store.Close() })
@@ -285,7 +296,7 @@ func (w *world) openBroker(log *slog.Logger, o options) {
 		ClientSecretKey: clientKey,
 	}, broker.Deps{
 		Tokens: w.tokens, Keys: w.ring, Feed: w.store, Anchor: vault.NewAnchor(w.secrets), Ledger: w.store, Once: w.store, Sessions: w.store,
-		Recorder: metrics.Counting(w.events), Sealer: w.sealer, Switches: w.switches, Judge: broker.NewJudge(w.reg, w.policy(strings.ReplaceAll(filesYAML, `"`+self+`"`, `"`+w.self+`"`), apiYAML, strings.ReplaceAll(adminYAML, "SELF", w.self))), Log: log, Now: w.clock.Now,
+		Recorder: metrics.Counting(w.events), Sealer: w.sealer, Switches: w.switches, Judge: broker.NewJudge(w.reg, w.policy(append(linking, strings.ReplaceAll(filesYAML, `"`+self+`"`, `"`+w.self+`"`), apiYAML, strings.ReplaceAll(adminYAML, "SELF", w.self))...)), Log: log, Now: w.clock.Now,
 	}))(w)
 	if err := w.b.Start(ctx); err != nil {
 		w.Fatal(err)
@@ -293,7 +304,7 @@ func (w *world) openBroker(log *slog.Logger, o options) {
 	cfg := api.Config{
 		Issuer: w.self, Limits: o.limits, Keys: w.ring, DetailsTypes: []string{"fake", broker.ToolCall}, IssuerHealth: w.tokens.Ready,
 		Operations: w, Answers: w.store, Sealer: w.sealer, Metrics: metrics,
-		Admin: &api.Admin{Resource: w.self + "/admin/v1", Issuer: w.idp.url, Client: signInClient, SignIn: w.signIn}, Log: log, Now: w.clock.Now,
+		Admin: &api.Door{Resource: w.self + "/admin/v1", Issuer: w.idp.url, Client: signInClient, SignIn: w.signIn}, Connect: connect, Log: log, Now: w.clock.Now,
 	}
 	if o.calls {
 		cfg.Calls = http.HandlerFunc(w.upstreamCall)
@@ -426,13 +437,14 @@ func (s *switches) SaveSwitches(_ context.Context, doc broker.Switches, version 
 // signIn signs in whoever the code names, of these groups.
 type signIn struct {
 	w      *world
+	at     string // where; empty: at the issuer itself
 	groups []string
 	err    error
 }
 
 // Begin implements [api.SignIn].
 func (s *signIn) Begin(_ context.Context, state, nonce, _ string) (string, error) {
-	return s.w.idp.url + "/authorize?state=" + state + "&nonce=" + nonce, s.err
+	return cmp.Or(s.at, s.w.idp.url) + "/authorize?state=" + state + "&nonce=" + nonce, s.err
 }
 
 // Finish implements [api.SignIn].

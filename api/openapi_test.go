@@ -146,12 +146,12 @@ func (d *document) check(sent *http.Request, body []byte, a *answer) error {
 // is a route of the server.
 func TestTheDocumentHasTheRoutesOfTheServer(t *testing.T) {
 	t.Parallel()
-	w, doc := newWorld(t, options{calls: true}), loadDocument(t)
+	w, doc := newWorld(t, options{calls: true, links: true}), loadDocument(t)
 	served := map[string]bool{}
 	for _, h := range []http.Handler{w.server.Public(), w.server.Ops(), w.server.Local()} {
 		for _, r := range h.(*echo.Echo).Routes() {
 			if r.Method != http.MethodHead { // goes with GET
-				served[r.Method+" "+strings.NewReplacer(":id", "{id}", "/call/*", "/call/{provider}/{host}/{path}").Replace(r.Path)] = true
+				served[r.Method+" "+strings.NewReplacer(":id", "{id}", ":provider", "{provider}", "/call/*", "/call/{provider}/{host}/{path}").Replace(r.Path)] = true
 			}
 		}
 	}

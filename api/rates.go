@@ -66,7 +66,7 @@ func (r *rates) take(name string, now time.Time) (wait time.Duration, ok bool) {
 // places of their own: where others have used up theirs, they can still take back.
 func purpose(r *http.Request) string {
 	switch path := r.URL.Path; {
-	case strings.HasSuffix(path, "/oauth2/revoke"):
+	case strings.HasSuffix(path, "/oauth2/revoke"), strings.HasSuffix(path, "/unlink"), r.Method == http.MethodDelete && strings.Contains(path, "/connect/v1/"):
 		return "revoke "
 	case strings.Contains(path, "/admin/v1/"):
 		return "admin "
@@ -88,7 +88,7 @@ func (s *Server) limited(next echo.HandlerFunc) echo.HandlerFunc {
 			slots = s.revoking
 		}
 		refuse := s.fail
-		if isPage(c) {
+		if s.isPage(c) {
 			refuse = func(c echo.Context, err error) error { return s.refusedPage(c, "Not now", err) }
 		}
 		if wait, ok := s.addresses.take(counts+addressKey(c.RealIP()), s.now()); !ok {

@@ -117,6 +117,17 @@ rules:
 `
 
 // adminYAML is who administers: SELF is the issuer.
+const connectYAML = `
+resource: SELF/connect
+max_lifetime: 15m
+scopes:
+  accounts: {access: write}
+  other: {access: read}
+rules:
+  - allow: [accounts, other]
+    to: {clients: [stint-admin], claims: {iss: "https://idp.test"}}
+`
+
 const adminYAML = `
 resource: SELF/admin/v1
 scopes:

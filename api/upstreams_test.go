@@ -34,6 +34,7 @@ type troubled struct {
 	*providertest.Fake
 	mu     sync.Mutex
 	before func()
+	fail   error // of Resolve
 }
 
 func (u *troubled) set(before func()) {
@@ -45,10 +46,13 @@ func (u *troubled) set(before func()) {
 // Resolve implements [broker.Provider].
 func (u *troubled) Resolve(ctx context.Context, r broker.ResolveRequest) (*broker.Resolved, error) {
 	u.mu.Lock()
-	before := u.before
+	before, fail := u.before, u.fail
 	u.mu.Unlock()
 	if before != nil {
 		before()
+	}
+	if fail != nil {
+		return nil, fail
 	}
 	return u.Fake.Resolve(ctx, r)
 }

@@ -63,6 +63,15 @@ func (e *Event) appendJSON(b []byte) ([]byte, error) {
 		o.number("status", int64(c.Status))
 		o.close()
 	}
+	if l := e.Link; l != nil {
+		o.open("link")
+		o.string("provider", l.Provider)
+		o.string("action", l.Action)
+		o.texts("scopes", l.Scopes)
+		o.text("outcome", l.Outcome)
+		o.number("until", l.Until)
+		o.close()
+	}
 	if c := e.Change; c != nil {
 		o.open("change")
 		o.string("what", c.What)
@@ -203,6 +212,7 @@ func (p *Personal) appendJSON(b []byte) []byte {
 	o.text("sub", p.Subject)
 	o.text("email", p.Email)
 	o.text("addr", p.Address)
+	o.text("account", p.Account)
 	o.text("detail", p.Detail)
 	return append(o.b, '}')
 }

@@ -30,6 +30,7 @@ const (
 	KindCall       Kind = "call"          // a request was made by a lease whose credential stays here, or was refused
 	KindConfig     Kind = "config"        // policy or configuration took effect, or was refused
 	KindKey        Kind = "key"           // a signing key was made, rotated, revoked or retired
+	KindLink       Kind = "link"          // a subject linked an account at an upstream, or unlinked it
 	KindService    Kind = "service"       // the server started, stopped, or lost or regained something it needs
 	KindRefusals   Kind = "refusals"      // requests of unknown clients that have no event each; see Count
 )
@@ -83,7 +84,9 @@ type Event struct {
 	Certificate *Certificate `json:"certificate,omitempty"`
 	Revocation  *Revocation  `json:"revocation,omitempty"`
 	// Call is a request that was made through Stint.
-	Call   *Call   `json:"call,omitempty"`
+	Call *Call `json:"call,omitempty"`
+	// Link is what was done about an account of the subject's at an upstream.
+	Link   *Link   `json:"link,omitempty"`
 	Change *Change `json:"change,omitempty"`
 	// Micros are durations of steps, in microseconds.
 	Micros map[string]int64 `json:"micros,omitempty"`
@@ -219,6 +222,20 @@ type Call struct {
 	Status int `json:"status,omitzero"`
 }
 
+// Link is what was done about an account of a subject's at an upstream. Which account
+// it is stands in [Personal].
+type Link struct {
+	Provider string `json:"provider"`
+	// Action is begin, finish or unlink.
+	Action string `json:"action"`
+	// Scopes are those that its owner has consented to.
+	Scopes []string `json:"scopes,omitempty"`
+	// Outcome is what became upstream of what was unlinked; Until is when it ends, in
+	// Unix seconds, where it could not be revoked.
+	Outcome string `json:"outcome,omitempty"`
+	Until   int64  `json:"until,omitzero"`
+}
+
 // Change is a change to what the server goes by.
 type Change struct {
 	What   string `json:"what"`
@@ -231,6 +248,8 @@ type Personal struct {
 	Subject string `json:"sub,omitempty"`   // issuer and sub
 	Email   string `json:"email,omitempty"` // as the token had it
 	Address string `json:"addr,omitempty"`  // network address of the caller
+	// Account is the id and name of an account at an upstream.
+	Account string `json:"account,omitempty"`
 	// Detail is the part of [Event.Reason] that may name a person.
 	Detail string `json:"detail,omitempty"`
 }

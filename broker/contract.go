@@ -375,8 +375,12 @@ type CertifyRequest struct {
 // OAuth, in the subject's browser. What is kept is the parent of credentials, and never
 // leaves. Subjects are ISSUER#SUB.
 type Link struct {
+	// Issuer is the upstream's issuer identifier: an answer that names another is not
+	// taken (RFC 9207). Empty: it is not known, and its redirect URI tells an answer from
+	// those of others (RFC 9700 section 4.4.2.2).
+	Issuer string
 	// Begin returns where the browser has to go (RFC 6749 section 4.1.1), with PKCE by a
-	// verifier (RFC 7636).
+	// verifier (RFC 7636). It is also called to see where that is, and has no effect.
 	Begin func(ctx context.Context, r LinkRequest) (where string, err error)
 	// Finish exchanges the code that came back and keeps what it is worth, in place of
 	// what was linked before. Errors: BadToken, if the upstream refuses; Unavailable.
@@ -384,7 +388,8 @@ type Link struct {
 	// Linked returns the account that is linked. Errors: ErrNotFound, Unavailable.
 	Linked func(ctx context.Context, subject string) (*Account, error)
 	// Unlink forgets the account at once, and revokes upstream what can be; the outcome
-	// says how far that got. ErrNotFound if there was none.
+	// says how far that got, also beside an error. Without one the account is not
+	// forgotten. ErrNotFound if there was none.
 	Unlink func(ctx context.Context, subject string) (Outcome, error)
 }
 

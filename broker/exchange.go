@@ -141,6 +141,7 @@ func (b *Broker) Exchange(ctx context.Context, r *ExchangeRequest) (*Issued, err
 	}
 	issued, err := x.run(ctx)
 	if err != nil {
+		err = b.reg.linkAt(err, x.target.Provider)
 		b.recordRefusal(ctx, x.event, x.personal, err)
 	}
 	end(err)

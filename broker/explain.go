@@ -50,6 +50,8 @@ type Explanation struct {
 	Code   Code   `json:"code,omitempty"`
 	Answer string `json:"answer,omitempty"`
 	Reason string `json:"reason,omitempty"`
+	// URL is where the subject can do what is missing.
+	URL string `json:"url,omitempty"`
 	// Nearest says what would have allowed it, changing as little as possible.
 	Nearest []string `json:"nearest,omitempty"`
 	// Assumed is what the decision rests on and the question does not say.
@@ -103,8 +105,8 @@ func (j *Judge) Explain(ctx context.Context, q *Question) *Explanation {
 		out.Allowed = true
 		return out
 	}
-	failure := AsError(err)
-	out.Code, out.Answer, out.Reason = failure.Code, failure.Public, failure.Reason()
+	failure := AsError(j.Registry.linkAt(err, out.Provider))
+	out.Code, out.Answer, out.Reason, out.URL = failure.Code, failure.Public, failure.Reason(), failure.URL
 	if failure.Personal != "" { // whoever asks here has said it, or holds the token
 		out.Reason += " (" + failure.Personal + ")"
 	}
@@ -283,6 +285,10 @@ func (e *Explanation) nearest(j *Judge, q *Question, err error) (out []string) {
 		}
 	case NeedsApproval:
 		return []string{"a rule that allows it without approval"}
+	case NeedsLink:
+		if e.URL != "" {
+			return []string{"the subject links an account at " + e.URL}
+		}
 	case BadScope:
 		if e.Policy != nil && len(e.Policy.Decision.Asked) == 0 {
 			return []string{"scopes to ask for: " + listed(j.Policy().Scopes(e.Policy.Resource))}

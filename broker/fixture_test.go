@@ -305,6 +305,8 @@ type upstream struct {
 	inject func(context.Context, broker.InjectRequest) (*broker.Injection, error)
 	leaks  bool
 	modes  []broker.Mode
+	link   *broker.Link
+	needs  error // Resolve's, if it asks
 }
 
 func newUpstream() *upstream {
@@ -325,6 +327,7 @@ func (u *upstream) Describe() broker.Description {
 	d := broker.Description{
 		Claims: u.claims, Renews: !u.rigid, Renew: renew, Kind: "warehouse", Class: u.class, Schema: tables, Scheme: "postgres", Details: "postgres", TokenType: "N_A",
 		Evidence: broker.Attested, MinLifetime: u.least, Outlives: u.outlives, Sweep: u.sweep, Ready: func(context.Context) error { return u.revErr },
+		Links: u.link != nil, Link: u.link,
 	}
 	d.Modes = u.modes
 	if u.fixed > 0 {
@@ -335,6 +338,9 @@ func (u *upstream) Describe() broker.Description {
 
 func (u *upstream) Resolve(_ context.Context, r broker.ResolveRequest) (*broker.Resolved, error) {
 	out := &broker.Resolved{Request: tables.Everything(), Grants: r.Grants, Entitlement: tables.Everything(), Basis: "none"}
+	if u.needs != nil && r.Live {
+		return nil, u.needs
+	}
 	if u.entitled != nil {
 		out.Entitlement, out.Basis = *u.entitled, "asked"
 	}

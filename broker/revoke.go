@@ -26,6 +26,7 @@ type Selector struct {
 
 	key            string // the id of a signing key of ours: see [Broker.EndWithdrawn]
 	client, issuer string // that were turned off: see [Broker.Switch]
+	provider       string // at which an account was unlinked: see [Broker.Unlink]
 }
 
 // where returns the selector's conditions.
@@ -55,12 +56,15 @@ func (s Selector) where() (keys []Key) {
 	if s.issuer != "" {
 		keys = append(keys, KeyOf(ByIssuer, s.issuer))
 	}
+	if s.provider != "" {
+		keys = append(keys, KeyOf(ByProvider, s.provider))
+	}
 	return keys
 }
 
 // shown lists the conditions for the record; a person appears as an index.
 func (s Selector) shown(index func(string) string) (out []string) {
-	for _, c := range [][2]string{{"token", s.Token}, {"session", s.Session}, {"lease", s.Lease}, {"key", s.key}, {"client", s.client}, {"issuer", s.issuer}} {
+	for _, c := range [][2]string{{"token", s.Token}, {"session", s.Session}, {"lease", s.Lease}, {"key", s.key}, {"client", s.client}, {"issuer", s.issuer}, {"provider", s.provider}} {
 		if c[1] != "" {
 			out = append(out, c[0]+"="+c[1])
 		}

@@ -25,8 +25,9 @@ type NeedsApproval struct{ URL, Description string }
 func (e *NeedsApproval) Error() string { return describe("approval is needed", e.Description) }
 
 // NeedsLink says that the user has to link an account of theirs, at URL, before the
-// call is made again.
-type NeedsLink struct{ URL, Description string }
+// call is made again. Claims is what an upstream wants of the user's next sign-in, as the
+// parameter of that name (OpenID Connect Core section 5.5); empty: nothing.
+type NeedsLink struct{ URL, Description, Claims string }
 
 func (e *NeedsLink) Error() string { return describe("an account has to be linked", e.Description) }
 

@@ -152,6 +152,7 @@ func (a *answer) refusal() error {
 		Description string `json:"error_description"`
 		URL         string `json:"url"`
 		Interaction string `json:"interaction"`
+		Claims      string `json:"claims"`
 	}
 	_ = json.Unmarshal(a.body, &p) // what is no JSON has no error in it
 	switch {
@@ -165,7 +166,7 @@ func (a *answer) refusal() error {
 		seconds, _ := strconv.Atoi(a.retryAfter)
 		return &Unavailable{RetryAfter: time.Duration(min(max(seconds, 0), 3600)) * time.Second, Err: errors.New(text)}
 	case p.Error == "interaction_required" && p.Interaction == "link":
-		return &NeedsLink{URL: p.URL, Description: p.Description}
+		return &NeedsLink{URL: p.URL, Description: p.Description, Claims: p.Claims}
 	case p.Error == "interaction_required":
 		return &NeedsApproval{URL: p.URL, Description: p.Description}
 	case p.Error == "":

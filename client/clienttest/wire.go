@@ -28,6 +28,7 @@ type answer struct {
 	Description string `json:"error_description,omitempty"`
 	URL         string `json:"url,omitempty"`
 	Interaction string `json:"interaction,omitempty"`
+	Claims      string `json:"claims,omitempty"`
 }
 
 func refuse(code, description string) answer {
@@ -42,7 +43,7 @@ func failure(err error) answer {
 	case errors.As(err, &approval):
 		return answer{status: http.StatusBadRequest, Error: "interaction_required", Description: approval.Description, URL: approval.URL, Interaction: "approval"}
 	case errors.As(err, &link):
-		return answer{status: http.StatusBadRequest, Error: "interaction_required", Description: link.Description, URL: link.URL, Interaction: "link"}
+		return answer{status: http.StatusBadRequest, Error: "interaction_required", Description: link.Description, URL: link.URL, Interaction: "link", Claims: link.Claims}
 	case errors.As(err, &down):
 		return answer{status: http.StatusServiceUnavailable, Error: "temporarily_unavailable", retryAfter: down.RetryAfter}
 	case errors.As(err, &refused):

@@ -32,6 +32,9 @@ func (a *asker) said(err error) error {
 	case errors.As(err, &approval):
 		return byPerson(approval.Error(), "somebody has to approve it", approval.URL)
 	case errors.As(err, &link):
+		if link.URL == "" && link.Claims != "" {
+			return byPerson(link.Error(), "the user has to sign in anew, with what the upstream wants of it: "+harmless(link.Claims), "")
+		}
 		return byPerson(link.Error(), "the user has to link an account", link.URL)
 	case errors.As(err, &refused):
 		text := "refused: " + harmless(refused.Error())

@@ -193,6 +193,9 @@ func ringConfig(cfg *config.Config) token.RingConfig {
 	if cfg.Admin != nil {
 		longest = max(longest, cfg.Admin.SignIn.Lifetime.Duration)
 	}
+	if cfg.ConnectSignIn() != nil {
+		longest = max(longest, config.ConnectLifetime)
+	}
 	longest += cfg.Revocation.ClockSkew.Duration
 	return token.RingConfig{Algorithm: cfg.Keys.Algorithm, Overlap: cfg.Keys.Overlap.Duration, Retain: longest, Now: time.Now}
 }
@@ -314,10 +317,14 @@ func (s *server) openAPI(ctx context.Context, metrics *api.Metrics, tel *telemet
 	if err != nil {
 		return err
 	}
+	connect, err := s.people(ctx)
+	if err != nil {
+		return err
+	}
 	s.api, err = api.New(api.Config{
 		Issuer: s.cfg.Issuer, Limits: s.cfg.Limits, Keys: s.ring, DetailsTypes: s.detailsTypes(), IssuerHealth: s.tokens.Ready,
 		Metrics: metrics, Log: s.log, Now: time.Now, Span: tel.request,
-		Calls: calls, Operations: s, Admin: admin, Answers: s.store, Sealer: s.sealer,
+		Calls: calls, Operations: s, Admin: admin, Connect: connect, Answers: s.store, Sealer: s.sealer,
 	}, s.broker)
 	return err
 }
@@ -337,27 +344,41 @@ func (s *server) openGateway() (http.Handler, error) {
 }
 
 // admin is how administrators get in over the network; nil if they do not.
-func (s *server) admin(ctx context.Context) (*api.Admin, error) {
-	in := s.cfg.Admin
-	if in == nil {
+func (s *server) admin(ctx context.Context) (*api.Door, error) {
+	if s.cfg.Admin == nil {
 		return nil, nil
 	}
-	out := &api.Admin{Resource: s.cfg.AdminResource(), Issuer: in.SignIn.Issuer, Client: s.registry.Clients[config.AdminClient]}
+	return s.door(ctx, "admin", &s.cfg.Admin.SignIn, api.Door{Resource: s.cfg.AdminResource(), Client: s.registry.Clients[config.AdminClient]}, "/login/callback")
+}
+
+// people is how people sign in to link accounts; nil if there are none to link.
+func (s *server) people(ctx context.Context) (*api.Door, error) {
+	if len(s.cfg.Links()) == 0 {
+		return nil, nil
+	}
+	return s.door(ctx, "connect", s.cfg.ConnectSignIn(), api.Door{
+		Resource: s.cfg.ConnectResource(), Client: s.registry.Clients[s.cfg.ConnectClientID()],
+	}, broker.ConnectPath+"/callback")
+}
+
+// door fills in where people sign in, and as which client of ours.
+func (s *server) door(ctx context.Context, section string, in *config.SignIn, out api.Door, back string) (*api.Door, error) {
+	out.Issuer = in.Issuer
 	cfg := login.Config{
-		Issuer: in.SignIn.Issuer, ClientID: in.SignIn.ClientID, Redirect: s.cfg.Issuer + "/login/callback", Scopes: in.SignIn.Scopes,
-		MaxAge: s.registry.Issuers[in.SignIn.Issuer].MaxSessionAge.Duration, Now: time.Now,
+		Issuer: in.Issuer, ClientID: in.ClientID, Redirect: s.cfg.Issuer + back, Scopes: in.Scopes,
+		MaxAge: s.registry.Issuers[in.Issuer].MaxSessionAge.Duration, Now: time.Now,
 	}
 	var err error
-	if in.SignIn.ClientSecret != "" {
-		if cfg.Secret, err = (vault.Resolver{Store: s.secrets}).Resolve(ctx, in.SignIn.ClientSecret); err != nil {
-			return nil, fmt.Errorf("admin: sign_in: client_secret: %w", err)
+	if in.ClientSecret != "" {
+		if cfg.Secret, err = (vault.Resolver{Store: s.secrets}).Resolve(ctx, in.ClientSecret); err != nil {
+			return nil, fmt.Errorf("%s: sign_in: client_secret: %w", section, err)
 		}
 	}
 	if cfg.Client, err = s.fetcher(); err != nil {
 		return nil, err
 	}
 	out.SignIn, err = login.New(cfg)
-	return out, err
+	return &out, err
 }
 
 // knownHead is the end of the feed as the journal has it.

@@ -61,6 +61,9 @@ func (l *liveCheck) named() map[string]string {
 	if a := l.cfg.Admin; a != nil {
 		out["admin: sign_in: client_secret"] = a.SignIn.ClientSecret
 	}
+	if c := l.cfg.Connect; c != nil && c.SignIn != nil {
+		out["connect: sign_in: client_secret"] = c.SignIn.ClientSecret
+	}
 	if t := l.cfg.Telemetry; t != nil {
 		for name, ref := range t.Headers {
 			out["telemetry: headers: "+name] = ref

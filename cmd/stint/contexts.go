@@ -39,8 +39,17 @@ type installation struct {
 type contexts struct {
 	Current string                  `json:"current,omitempty"`
 	Known   map[string]installation `json:"contexts"`
+	// People are tokens by which this user sees to accounts of his own, by issuer.
+	People map[string]ownToken `json:"people,omitempty"`
 
 	path string
+}
+
+// ownToken is a token for somebody's own accounts at an installation. It is good for a
+// quarter of an hour.
+type ownToken struct {
+	Token   string    `json:"token"`
+	Expires time.Time `json:"expires"`
 }
 
 // readContexts reads the user's file; none is an empty one.

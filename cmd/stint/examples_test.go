@@ -23,6 +23,8 @@ var elsewhere = map[string]string{
 	"stint demo":               "TestTheDemonstrationComesOutAsSaid",
 	"stint login":              "TestBrowserLetsTheCommandLineIn",
 	"stint logout":             "the same",
+	"stint connect list":       "TestConnectCommands",
+	"stint connect unlink":     "the same",
 	"stint context use":        "TestContexts",
 	"stint context remove":     "the same",
 	"stint postgres install":   "TestPostgresFromInstallationToUninstallation",

@@ -30,6 +30,9 @@ type adminAPI struct {
 // errNotRunning means that no server listens on the socket.
 var errNotRunning = errors.New("no server is running here")
 
+// errNotSignedIn means that a token is not, or not any more, accepted.
+var errNotSignedIn = errors.New("you are not signed in")
+
 func dialLocal(cfg *config.Config) (*adminAPI, error) {
 	path := cfg.Listen.Socket
 	conn, err := net.DialTimeout("unix", path, time.Second)
@@ -85,7 +88,7 @@ func (l *adminAPI) call(ctx context.Context, method, path string, in, out any) e
 		_ = json.Unmarshal(data, &e)
 		err := fmt.Errorf("the server answered %d %s: %s (request %s)", resp.StatusCode, e.Code, cmp.Or(e.Detail, e.Title), resp.Header.Get("X-Request-Id"))
 		if resp.StatusCode == http.StatusUnauthorized {
-			err = fmt.Errorf("%w\nsign in: stint login %s", err, strings.TrimSuffix(l.base, "/"))
+			err = fmt.Errorf("%w: %w\nsign in: stint login %s", errNotSignedIn, err, strings.TrimSuffix(l.base, "/"))
 		}
 		if resp.StatusCode < http.StatusInternalServerError && resp.StatusCode != http.StatusTooManyRequests {
 			return &exitError{exitRefused, err}

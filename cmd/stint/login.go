@@ -78,7 +78,7 @@ func (g *globals) login(c *cobra.Command, args []string, name, ca string, browse
 	if !browser {
 		open = func(string) error { return nil }
 	}
-	if err := in.signIn(c.Context(), c.ErrOrStderr(), open); err != nil {
+	if err := in.signIn(c.Context(), c.ErrOrStderr(), open, "/login"); err != nil {
 		return err
 	}
 	u, err := url.Parse(in.Issuer)
@@ -135,8 +135,9 @@ func (g *globals) whereTo(known *contexts, args []string) (installation, error) 
 	return installation{}, usage("say where: stint login https://HOST")
 }
 
-// signIn has somebody sign in, and keeps the token.
-func (i *installation) signIn(ctx context.Context, say io.Writer, open func(string) error) error {
+// signIn has somebody sign in at a door of the installation, /login or /connect, and keeps
+// the token.
+func (i *installation) signIn(ctx context.Context, say io.Writer, open func(string) error, door string) error {
 	client, err := i.client()
 	if err != nil {
 		return err
@@ -155,7 +156,7 @@ func (i *installation) signIn(ctx context.Context, say io.Writer, open func(stri
 	back := &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: cameBack(state, codes, failures)}
 	go func() { _ = back.Serve(l) }()
 	defer func() { _ = back.Close() }()
-	address := i.Issuer + "/login/cli?" + url.Values{
+	address := i.Issuer + door + "/cli?" + url.Values{
 		"port": {strconv.Itoa(l.Addr().(*net.TCPAddr).Port)}, "code_challenge": {challenge}, "state": {state},
 	}.Encode()
 	_, _ = fmt.Fprintf(say, "In a browser on this machine, open\n\n  %s\n\nand let the command line in if it shows the code %s\n", address, api.HandoverCode(challenge))
@@ -168,7 +169,7 @@ func (i *installation) signIn(ctx context.Context, say io.Writer, open func(stri
 		stop, done := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer done()
 		_ = back.Shutdown(stop)
-		return i.redeem(ctx, client, code, verifier)
+		return i.redeem(ctx, client, code, verifier, door)
 	case err := <-failures:
 		return err
 	case <-ctx.Done():
@@ -206,9 +207,9 @@ func cameBack(state string, codes chan<- string, failures chan<- error) http.Han
 }
 
 // redeem exchanges the code for a token.
-func (i *installation) redeem(ctx context.Context, client *http.Client, code, verifier string) error {
+func (i *installation) redeem(ctx context.Context, client *http.Client, code, verifier, door string) error {
 	form := url.Values{"code": {code}, "code_verifier": {verifier}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, i.Issuer+"/login/token", strings.NewReader(form.Encode()))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, i.Issuer+door+"/token", strings.NewReader(form.Encode()))
 	if err != nil {
 		return err
 	}

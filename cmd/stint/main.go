@@ -90,6 +90,7 @@ Who holds what:         stint login, stint status, stint sessions, stint leases
 End it:                 stint revoke
 What happened:          stint audit tail
 As a client:            stint exchange, stint vend
+Your own accounts:      stint connect
 
 Exit codes: 0, it is done; 1, something did not work; 2, the command line is wrong; 3, the
 answer is no: the configuration, the request or the decision, or another process has open
@@ -124,7 +125,7 @@ what is needed; 4, a person has to do something first. stint vend ends as its co
 	})
 	root.AddCommand(
 		newServe(g), newReady(g), newCheck(g), newDoctor(g), newInit(g), newExplain(g), newRevoke(g), newAudit(g), newKeys(g), newClients(g),
-		newStatus(g), newSessions(g), newLeases(g), newIssuers(g), newLogin(g), newLogout(g), newContext(g), newExchange(g), newVend(g), newCall(g),
+		newStatus(g), newSessions(g), newLeases(g), newIssuers(g), newLogin(g), newLogout(g), newConnect(g), newContext(g), newExchange(g), newVend(g), newCall(g),
 		newProviders(g), newPostgres(g), newRecover(g), newSchema(g), newDemo(g), newDev(g), newVersion(g),
 	)
 	addCompletion(root)

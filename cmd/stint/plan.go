@@ -76,9 +76,8 @@ func (p *plan) fill(ctx context.Context, deps providers.Deps) error {
 	}
 	var err error
 	clients := slices.Clone(cfg.Clients)
-	if c := cfg.SignInClient(); c != nil {
-		clients = append(clients, c)
-	}
+	wrong = append(wrong, cfg.LinkAt(linking(upstreams)))
+	clients = append(clients, cfg.SignInClients()...)
 	p.registry, err = broker.NewRegistry(cfg.Issuer, clients, cfg.Agents, issuers, upstreams)
 	wrong = append(wrong, err)
 	_, err = p.tokenConfig()
@@ -129,6 +128,16 @@ func openProviders(ctx context.Context, cfg *config.Config, deps providers.Deps)
 		upstreams[in.Name] = provider
 	}
 	return upstreams, wrong
+}
+
+// linking are the names of the providers at which people link accounts of their own.
+func linking(upstreams map[string]broker.Provider) (names []string) {
+	for name, p := range upstreams {
+		if p != nil && p.Describe().Link != nil { // one that could not be opened is nil
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // certificate reads the certificate as the server will.

@@ -35,8 +35,9 @@ type SignIn struct {
 	// Issuer is one of the issuers. It has to accept id_token, and its scopes have to be
 	// identity-only.
 	Issuer string `yaml:"issuer" check:"required"`
-	// ClientID is what Stint is called there. Its redirect URI is ISSUER/login/callback,
-	// with Stint's own issuer.
+	// ClientID is what Stint is called there. Its redirect URI is, with Stint's own issuer,
+	// ISSUER/login/callback for administrators, and ISSUER/connect/callback for those who
+	// link accounts.
 	ClientID string `yaml:"client_id" check:"required"`
 	// ClientSecret is a reference to its secret there (client_secret_basic). Absent: it
 	// is a public client, and PKCE alone protects the code.
@@ -57,7 +58,11 @@ func (a *Admin) Check() error {
 			return fmt.Errorf("administrators: %q is no subject: write ISSUER#SUB", s)
 		}
 	}
-	if s := a.SignIn.Scopes; len(s) > 0 && !slices.Contains(s, "openid") {
+	return a.SignIn.check()
+}
+
+func (s *SignIn) check() error {
+	if len(s.Scopes) > 0 && !slices.Contains(s.Scopes, "openid") {
 		return errors.New("sign_in: scopes: openid is missing, without which there is no ID token")
 	}
 	return nil
@@ -69,8 +74,8 @@ func (c *Config) AdminResource() string { return c.Issuer + AdminPath }
 // checkAdmin holds the administrators against the rest.
 func (c *Config) checkAdmin() error {
 	for _, cl := range c.Clients {
-		if cl.ID == AdminClient {
-			return fmt.Errorf("clients: the id %s is Stint's own", AdminClient)
+		if cl.ID == AdminClient || cl.ID == ConnectClient {
+			return fmt.Errorf("clients: the id %s is Stint's own", cl.ID)
 		}
 	}
 	if c.Admin == nil {
@@ -83,33 +88,47 @@ func (c *Config) checkAdmin() error {
 			wrong = append(wrong, fmt.Errorf("admin: administrators: %s: no configured issuer is %q", s, iss))
 		}
 	}
-	at := slices.IndexFunc(c.Issuers, func(i *Issuer) bool { return i.Policy.Issuer == c.Admin.SignIn.Issuer })
+	return errors.Join(append(wrong, c.checkSignIn("admin", &c.Admin.SignIn))...)
+}
+
+// checkSignIn holds a way to sign in against the issuers.
+func (c *Config) checkSignIn(section string, in *SignIn) error {
+	at := slices.IndexFunc(c.Issuers, func(i *Issuer) bool { return i.Policy.Issuer == in.Issuer })
 	if at < 0 {
-		return errors.Join(append(wrong, fmt.Errorf("admin: sign_in: issuer: no configured issuer is %q", c.Admin.SignIn.Issuer))...)
+		return fmt.Errorf("%s: sign_in: issuer: no configured issuer is %q", section, in.Issuer)
 	}
 	switch i := c.Issuers[at].Policy; {
 	case i.Disabled:
-		wrong = append(wrong, errors.New("admin: sign_in: issuer: it is disabled"))
+		return fmt.Errorf("%s: sign_in: issuer: it is disabled", section)
 	case !slices.Contains(i.Accept, string(broker.IDToken)):
-		wrong = append(wrong, errors.New("admin: sign_in: issuer: its ID tokens are not accepted: add id_token to accept"))
+		return fmt.Errorf("%s: sign_in: issuer: its ID tokens are not accepted: add id_token to accept", section)
 	case i.Scopes != nil && !i.Scopes.IdentityOnly:
-		wrong = append(wrong, errors.New("admin: sign_in: issuer: an ID token says who, not what: its scopes have to be identity-only"))
+		return fmt.Errorf("%s: sign_in: issuer: an ID token says who, not what: its scopes have to be identity-only", section)
 	}
-	return errors.Join(wrong...)
+	return nil
 }
 
-// SignInClient is the client by which people sign in, as one of the registry; nil
-// without administrators. Nobody can authenticate as it.
-func (c *Config) SignInClient() *broker.Client {
-	if c.Admin == nil {
-		return nil
+// SignInClients are the clients by which people sign in, as some of the registry. Nobody
+// can authenticate as one.
+func (c *Config) SignInClients() (out []*broker.Client) {
+	client := func(id, name, section string, in *SignIn, targets ...string) *broker.Client {
+		return &broker.Client{
+			Pos: c.Pos(section, "sign_in"), ID: id, Name: name, GrantTypes: []string{broker.TokenExchange},
+			Targets: targets, Ceiling: &scopes.Ceiling{Everything: true}, AcceptLess: true,
+			Identities: map[string]string{in.Issuer: in.ClientID}, Session: in.Lifetime.Duration,
+		}
 	}
-	return &broker.Client{
-		Pos: c.Pos("admin", "sign_in"), ID: AdminClient, Name: "Stint's own sign-in", GrantTypes: []string{broker.TokenExchange},
-		Targets: []string{c.AdminResource()}, Ceiling: &scopes.Ceiling{Everything: true}, AcceptLess: true,
-		Identities: map[string]string{c.Admin.SignIn.Issuer: c.Admin.SignIn.ClientID},
-		Session:    c.Admin.SignIn.Lifetime.Duration,
+	if c.Admin != nil {
+		out = append(out, client(AdminClient, "Stint's own sign-in", "admin", &c.Admin.SignIn, c.AdminResource()))
 	}
+	switch {
+	case len(c.links) == 0:
+	case c.ConnectClientID() == AdminClient:
+		out[0].Targets = append(out[0].Targets, c.ConnectResource())
+	default:
+		out = append(out, client(ConnectClient, "Stint's own sign-in to link accounts", "connect", c.ConnectSignIn(), c.ConnectResource()))
+	}
+	return out
 }
 
 // AdminScopes are the scopes of the admin API, with what they allow.

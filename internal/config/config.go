@@ -69,6 +69,9 @@ type Config struct {
 	// Admin lets administrators in over the network. Absent: the local socket is the
 	// only way.
 	Admin *Admin `yaml:"admin,omitempty"`
+	// Connect says how people link accounts of their own, where a provider needs theirs.
+	// Absent: they sign in as administrators do.
+	Connect *Connect `yaml:"connect,omitempty"`
 	// Limits bound what strangers send.
 	Limits api.Limits `yaml:"limits,omitempty"`
 	// Network says which networks may be asked besides those of configured hosts.
@@ -80,6 +83,8 @@ type Config struct {
 
 	path string
 	text []byte
+	// links are the providers at which people link accounts: see [Config.LinkAt].
+	links []string
 }
 
 // Issuer is a trusted issuer: how its tokens are verified, and what they count
@@ -308,7 +313,7 @@ func (c *Config) Check() error {
 	if r := c.Store.Redis; r != nil && r.Username != "" && r.Password == "" {
 		failf("store: redis: username: it needs a password")
 	}
-	wrong = append(wrong, c.checkAdmin())
+	wrong = append(wrong, c.checkAdmin(), c.checkConnect())
 	if c.Telemetry != nil {
 		for _, name := range slices.Sorted(maps.Keys(c.Telemetry.Headers)) {
 			if strings.HasPrefix(c.Telemetry.Headers[name], "vault:") {
@@ -338,6 +343,9 @@ func (c *Config) defaults() {
 	}
 	if c.Admin != nil {
 		or(&c.Admin.SignIn.Lifetime, time.Hour)
+	}
+	if c.Connect != nil && c.Connect.SignIn != nil {
+		or(&c.Connect.SignIn.Lifetime, ConnectLifetime)
 	}
 	text(&c.Keys.Algorithm, "ES256")
 	text(&c.Log.Level, "info")

@@ -28,7 +28,10 @@ func (c *Config) LoadMappings() ([]*scopes.Mapping, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.withAdmin(out)
+	if out, err = c.withAdmin(out); err != nil {
+		return nil, err
+	}
+	return c.withConnect(out)
 }
 
 // LoadMappings reads all mappings of a folder: NAME.yaml, and NAME.cedar beside

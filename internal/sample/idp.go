@@ -26,10 +26,13 @@ const (
 	desktopRedirect = "http://127.0.0.1/callback"
 	StintClient     = "stint"
 	stintRedirect   = "http://127.0.0.1/login/callback"
+	connectRedirect = "http://127.0.0.1/connect/callback"
 )
 
 // clients are those that there are.
-var clients = map[string]native{DesktopClient: {DesktopClient, desktopRedirect}, StintClient: {StintClient, stintRedirect}}
+var clients = map[string]native{
+	DesktopClient: {DesktopClient, []string{desktopRedirect}}, StintClient: {StintClient, []string{stintRedirect, connectRedirect}},
+}
 
 // User is somebody who can sign in. The password is no secret: it is the same
 // everywhere.
@@ -279,12 +282,15 @@ func withQuery(u *url.URL, pairs ...string) string {
 }
 
 // native is a client as the library wants to see it.
-type native struct{ id, redirect string }
+type native struct {
+	id        string
+	redirects []string
+}
 
 var _ op.Client = native{}
 
 func (c native) GetID() string                      { return c.id }
-func (c native) RedirectURIs() []string             { return []string{c.redirect} }
+func (c native) RedirectURIs() []string             { return c.redirects }
 func (native) PostLogoutRedirectURIs() []string     { return nil }
 func (native) ApplicationType() op.ApplicationType  { return op.ApplicationTypeNative }
 func (native) AuthMethod() oidc.AuthMethod          { return oidc.AuthMethodNone }

@@ -19,7 +19,11 @@ import (
 )
 
 func (p *provider) link() *broker.Link {
-	return &broker.Link{Begin: p.begin, Finish: p.finish, Linked: p.linked, Unlink: p.unlink}
+	l := &broker.Link{Begin: p.begin, Finish: p.finish, Linked: p.linked, Unlink: p.unlink}
+	if strings.HasPrefix(p.cfg.Endpoints.Authorization, "https://accounts.google.com/") {
+		l.Issuer = "https://accounts.google.com" // which it says in answers, RFC 9207
+	}
+	return l
 }
 
 // linkScopes are those of the settings, and the two that say whose account it is.

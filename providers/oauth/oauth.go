@@ -106,7 +106,7 @@ func Open(ctx context.Context, name string, decode func(any) error, d upstream.D
 	}
 	p.about.Assertion = p.cfg.Flow == flowExchange
 	if p.about.Links = p.cfg.Flow == flowRefresh; p.about.Links {
-		p.about.Link = &broker.Link{Begin: p.begin, Finish: p.finish, Linked: p.linked, Unlink: p.unlink}
+		p.about.Link = &broker.Link{Issuer: p.cfg.Issuer, Begin: p.begin, Finish: p.finish, Linked: p.linked, Unlink: p.unlink}
 	}
 	return p, nil
 }

@@ -39,6 +39,7 @@ type Fake struct {
 	rights map[string]grant.Grant
 	mints  int
 	down   error
+	site   *fakeSite // nil: nothing is linked
 }
 
 type fakeLease struct {
@@ -143,10 +144,12 @@ func (f *Fake) alive(l *fakeLease) bool { return !l.ended && f.now().Before(l.ex
 
 // Describe implements [broker.Provider].
 func (f *Fake) Describe() broker.Description {
+	link := f.link()
 	return broker.Description{
 		Kind: "fake", About: "an upstream in memory, for tests", Class: broker.Exact, Modes: []broker.Mode{broker.Vend}, Schema: FakeSchema,
 		Sweeps: true, Renews: true, Renew: f.renew, Reads: "the schema", Scheme: "fake", Details: "fake", TokenType: "Bearer", MinLifetime: time.Second, MaxLifetime: fakeMax, Settable: true,
 		Revokes: "token", Evidence: broker.Attested, Identity: []string{"lease"}, Sweep: f.sweep, Ready: f.ready,
+		Links: link != nil, Link: link,
 	}
 }
 
@@ -202,6 +205,9 @@ func (f *Fake) Resolve(ctx context.Context, r broker.ResolveRequest) (*broker.Re
 		return out, nil
 	}
 	if err := f.check(ctx); err != nil {
+		return nil, err
+	}
+	if err := f.needsLink(r.Subject); err != nil {
 		return nil, err
 	}
 	out.Basis = "the subject is not known here"
