@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -259,7 +260,7 @@ func checkCall(r *CallRequest) error {
 	switch {
 	case !slices.Contains(Methods, r.Method):
 		return bad("the method is none of " + strings.Join(Methods, ", "))
-	case (r.Method == "GET" || r.Method == "HEAD") && len(r.Body) > 0:
+	case (r.Method == http.MethodGet || r.Method == http.MethodHead) && len(r.Body) > 0:
 		// Some frameworks read a form there, and in it another method.
 		return bad("a request that reads has no body")
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"net/url"
 	"path"
 	"strings"
@@ -83,7 +84,7 @@ func TestACredentialThatStaysHereIsUsedByATokenOfOurs(t *testing.T) {
 	if c.Lease != got.Lease || c.Client != "files-mcp" || c.Origin != "https://up.test:8443" || len(c.Hosts) != 2 || c.Hosts[0] != "up.test" || string(c.Roots) != "roots" || c.Header[0].Value.Reveal() != "Bearer upstream-secret" {
 		t.Errorf("call %+v", c)
 	}
-	if last.Lease != got.Lease || string(last.Grant.Canonical()) != ordersRead || string(last.Handle) != "handle of "+got.Lease || last.Method != "POST" ||
+	if last.Lease != got.Lease || string(last.Grant.Canonical()) != ordersRead || string(last.Handle) != "handle of "+got.Lease || last.Method != http.MethodPost ||
 		last.Host != "up.test:8443" || last.Path != "/sales.orders" || last.Query != "a=b" || string(last.Body) != "body" || last.Header["Accept"][0] != "text/plain" {
 		t.Errorf("the provider was asked %+v", last)
 	}

@@ -90,7 +90,7 @@ func (r *Registry) linkAt(err error, provider string) error {
 	}
 	told := *e
 	told.URL = r.Self + ConnectPath + "/" + provider
-	if error(e) != err { // what it was wrapped in is for the record
+	if error(e) != err { //nolint:errorlint // identity: what it was wrapped in is for the record
 		told.Err = err
 	}
 	return &told

@@ -393,9 +393,9 @@ func TestUnlinkingInTwoSteps(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	w := newWorld(t)
-	up, l := w.atUpstream(), broker.Linking{}
+	up := w.atUpstream()
 	w.run(w.b)
-	l = w.linking("alice")
+	l := w.linking("alice")
 	w.link(l, "a")
 	first := w.leased("alice")
 	up.unlink = errors.New("the secrets are down")

@@ -22,7 +22,7 @@ func TestAttackPassthrough(t *testing.T) {
 		"X-Stint-Internal: canary", "Upgrade: canary", "Expect: canary"[:0] + "X-Whatever: canary",
 	}
 	resp, body := w.get("/", bad...)
-	if resp.StatusCode != 200 {
+	if resp.StatusCode != http.StatusOK {
 		t.Fatalf("%d %s", resp.StatusCode, body)
 	}
 	r, _ := w.last()
@@ -47,12 +47,12 @@ func TestAttackHopByHop(t *testing.T) {
 	w := newWorld(t)
 	for _, named := range []string{"Authorization", "authorization, X-Custom", "close, Authorization", "User-Agent"} {
 		resp, _ := w.raw("GET /auth/call/static/api.test/x HTTP/1.1\nHost: s\nConnection: " + named + "\nAuthorization: Bearer tok\nX-Custom: canary\n\n")
-		if r, _ := w.last(); resp.StatusCode != 200 || r.Header.Get("Authorization") != "Bearer "+key || r.Header.Get("X-Custom") != "" || r.Header.Get("Connection") != "" {
+		if r, _ := w.last(); resp.StatusCode != http.StatusOK || r.Header.Get("Authorization") != "Bearer "+key || r.Header.Get("X-Custom") != "" || r.Header.Get("Connection") != "" {
 			t.Errorf("%q: %d %v", named, resp.StatusCode, r.Header)
 		}
 	}
 	n := w.count()
-	if resp, _ := w.raw("GET /auth/call/static/api.test/x HTTP/1.1\nHost: s\nConnection: Accept, If-Match\nAuthorization: Bearer tok\nIf-Match: x\n\n"); resp.StatusCode != 400 || w.count() != n {
+	if resp, _ := w.raw("GET /auth/call/static/api.test/x HTTP/1.1\nHost: s\nConnection: Accept, If-Match\nAuthorization: Bearer tok\nIf-Match: x\n\n"); resp.StatusCode != http.StatusBadRequest || w.count() != n {
 		t.Errorf("%d", resp.StatusCode)
 	}
 }
@@ -136,7 +136,7 @@ func TestAttackPathsAreSentAsTheyWereHeld(t *testing.T) {
 	}
 	for _, target := range []string{"http://evil.test/auth/call/static/api.test/x", "/auth/../auth/call/static/api.test/x", "//auth/call/static/api.test/x", `/auth\call/static/api.test/x`} {
 		n := w.count()
-		if resp, _ := w.raw("GET " + target + " HTTP/1.1\nHost: s\nConnection: close\nAuthorization: Bearer tok\n\n"); resp.StatusCode != 400 || w.count() != n {
+		if resp, _ := w.raw("GET " + target + " HTTP/1.1\nHost: s\nConnection: close\nAuthorization: Bearer tok\n\n"); resp.StatusCode != http.StatusBadRequest || w.count() != n {
 			t.Errorf("%q: %d", target, resp.StatusCode)
 		}
 	}
@@ -148,13 +148,13 @@ func TestAttackHeadersThatChoose(t *testing.T) {
 	w := newWorld(t)
 	resp, _ := w.raw("GET /auth/call/static/api.test/x HTTP/1.1\nHost: evil.test\nConnection: close\nAuthorization: Bearer tok\n" +
 		"X-Forwarded-Host: evil.test\nX-Forwarded-Proto: http\nX-Forwarded-Uri: /y\nX-Forwarded-Method: DELETE\nX-Original-Host: evil.test\nX-Original-Method: DELETE\n\n")
-	if r, _ := w.last(); resp.StatusCode != 200 || r.Method != "GET" || r.RequestURI != "/x" || r.Host != w.upstream.Listener.Addr().String() || w.asked.Host != "api.test" || w.asked.Method != "GET" {
+	if r, _ := w.last(); resp.StatusCode != http.StatusOK || r.Method != http.MethodGet || r.RequestURI != "/x" || r.Host != w.upstream.Listener.Addr().String() || w.asked.Host != "api.test" || w.asked.Method != http.MethodGet {
 		t.Errorf("%d %+v", resp.StatusCode, w.asked)
 	}
 	w.refuse = broker.Fail(broker.BadToken, nil, "no")
 	n := w.count()
 	for _, header := range []string{"X-Internal: true", "X-Stint-Lease: lease1", "Stint-Lease: lease1", "X-Forwarded-User: admin", "X-Mcp-Authorized: true"} {
-		if resp, _ := w.get("/x", header); resp.StatusCode != 401 || w.count() != n {
+		if resp, _ := w.get("/x", header); resp.StatusCode != http.StatusUnauthorized || w.count() != n {
 			t.Errorf("%s: %d", header, resp.StatusCode)
 		}
 	}

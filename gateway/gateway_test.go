@@ -168,24 +168,24 @@ func TestARequestIsMadeWithTheCredential(t *testing.T) {
 		out.Header().Set("Content-Type", "text/x-test")
 		out.Header().Set("X-RateLimit-Remaining", "7")
 		out.Header().Set("ETag", `"e"`)
-		out.WriteHeader(201)
+		out.WriteHeader(http.StatusCreated)
 		_, _ = io.WriteString(out, "made")
 	}
 	resp, body := w.raw("POST /auth/call/static/api.test/v1/things?a=b&c=%26 HTTP/1.1\nHost: stint.test\nConnection: close\nAuthorization: bearer tok\n" +
 		"Content-Type: application/json\nIdempotency-Key: k\nX-Other: o\nX-Api-Version: 3\nContent-Length: 2\n\n{}")
-	if resp.StatusCode != 201 || body != "made" || resp.Header.Get("Content-Type") != "text/x-test" || resp.Header.Get("X-Ratelimit-Remaining") != "7" || resp.Header.Get("Etag") != `"e"` {
+	if resp.StatusCode != http.StatusCreated || body != "made" || resp.Header.Get("Content-Type") != "text/x-test" || resp.Header.Get("X-Ratelimit-Remaining") != "7" || resp.Header.Get("Etag") != `"e"` {
 		t.Errorf("answered %d %v %q", resp.StatusCode, resp.Header, body)
 	}
 	if resp.Header.Get("Stint-Lease") != "lease1" || resp.Header.Get("X-Request-Id") != "req-1" || !strings.Contains(resp.Header.Get("Content-Security-Policy"), "sandbox") || resp.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("headers %v", resp.Header)
 	}
 	r, sent := w.last()
-	if r.Method != "POST" || r.RequestURI != "/v1/things?a=b&c=%26" || sent != "{}" || r.Header.Get("Authorization") != "Bearer "+key || r.Header.Get("Content-Type") != "application/json" ||
+	if r.Method != http.MethodPost || r.RequestURI != "/v1/things?a=b&c=%26" || sent != "{}" || r.Header.Get("Authorization") != "Bearer "+key || r.Header.Get("Content-Type") != "application/json" ||
 		r.Header.Get("Idempotency-Key") != "k" || r.Header.Get("User-Agent") != "stint" || r.Header.Get("X-Other") != "" || r.Host != strings.TrimPrefix(w.upstream.URL, "http://") {
 		t.Errorf("sent %s %s %v %q", r.Method, r.RequestURI, r.Header, sent)
 	}
 	a := w.asked
-	if a.Token.Reveal() != "tok" || a.Provider != "static" || a.Host != "api.test" || a.Path != "/v1/things" || a.Query != "a=b&c=%26" || a.Method != "POST" || string(a.Body) != "{}" ||
+	if a.Token.Reveal() != "tok" || a.Provider != "static" || a.Host != "api.test" || a.Path != "/v1/things" || a.Query != "a=b&c=%26" || a.Method != http.MethodPost || string(a.Body) != "{}" ||
 		a.RequestID != "req-1" || a.Address == "" || a.Header["X-Other"][0] != "o" || a.Header["Authorization"] != nil {
 		t.Errorf("the broker was asked %+v", a)
 	}
@@ -221,13 +221,13 @@ func TestACredentialInTheQuery(t *testing.T) {
 	}
 	for _, q := range []string{"key=mine", "a=b&key=mine", "KEY=mine", "key", "key[]=mine", "key%5B0%5D=mine", "key%20=mine", "+key=mine"} {
 		n := w.count()
-		if resp, body := w.get("/?" + q); resp.StatusCode != 400 || w.count() != n {
+		if resp, body := w.get("/?" + q); resp.StatusCode != http.StatusBadRequest || w.count() != n {
 			t.Errorf("?%s: %d %s", q, resp.StatusCode, body)
 		}
 	}
 	// Nobody answers: the error has the address, and with it the key.
 	w.upstream.Close()
-	if resp, body := w.get("/"); resp.StatusCode != 503 || strings.Contains(body, "sk-live") {
+	if resp, body := w.get("/"); resp.StatusCode != http.StatusServiceUnavailable || strings.Contains(body, "sk-live") {
 		t.Errorf("%d %s", resp.StatusCode, body)
 	}
 	if strings.Contains(w.logs.String(), "sk-live") || w.failed == nil || strings.Contains(w.failed.Error(), "sk-live") {
@@ -264,7 +264,7 @@ func TestRefusals(t *testing.T) {
 	}
 	w := newWorld(t)
 	w.refuse = errors.New("sk-live: no code")
-	if resp, body := w.get("/"); resp.StatusCode != 502 || strings.Contains(body, "sk-live") {
+	if resp, body := w.get("/"); resp.StatusCode != http.StatusBadGateway || strings.Contains(body, "sk-live") {
 		t.Errorf("%d %s", resp.StatusCode, body)
 	}
 }
@@ -339,7 +339,7 @@ func TestAnswersThatAreNotHandedBack(t *testing.T) {
 			w := newWorld(t)
 			w.answer = answer
 			resp, body := w.get("/")
-			if resp.StatusCode != 503 || !strings.Contains(body, "may have taken effect") || resp.Header.Get("Stint-Lease") != "" {
+			if resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(body, "may have taken effect") || resp.Header.Get("Stint-Lease") != "" {
 				t.Errorf("%d %s", resp.StatusCode, body)
 			}
 			if w.done != 1 || w.failed == nil || w.status != 0 {
@@ -350,7 +350,7 @@ func TestAnswersThatAreNotHandedBack(t *testing.T) {
 	t.Run("large, and not too large", func(t *testing.T) {
 		w := newWorld(t)
 		w.answer = func(out http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(out, strings.Repeat("x", 1000)) }
-		if resp, body := w.get("/"); resp.StatusCode != 200 || len(body) != 1000 {
+		if resp, body := w.get("/"); resp.StatusCode != http.StatusOK || len(body) != 1000 {
 			t.Errorf("%d %s", resp.StatusCode, body)
 		}
 	})
@@ -358,7 +358,7 @@ func TestAnswersThatAreNotHandedBack(t *testing.T) {
 		w := newWorld(t)
 		w.answer = func(out http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(out, "the answer") }
 		w.held = broker.Fail(broker.Unavailable, errors.New("disk full"), "not now")
-		if resp, body := w.get("/"); resp.StatusCode != 503 || strings.Contains(body, "the answer") {
+		if resp, body := w.get("/"); resp.StatusCode != http.StatusServiceUnavailable || strings.Contains(body, "the answer") {
 			t.Errorf("%d %s", resp.StatusCode, body)
 		}
 	})
@@ -367,7 +367,7 @@ func TestAnswersThatAreNotHandedBack(t *testing.T) {
 func TestLimits(t *testing.T) {
 	w := newWorld(t)
 	w.wait = 3 * time.Second
-	if resp, _ := w.get("/"); resp.StatusCode != 429 || resp.Header.Get("Retry-After") != "3" || w.count() != 0 {
+	if resp, _ := w.get("/"); resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") != "3" || w.count() != 0 {
 		t.Errorf("%d %v", resp.StatusCode, resp.Header)
 	}
 	w.wait = 0
@@ -380,12 +380,12 @@ func TestLimits(t *testing.T) {
 	for range maxFlying {
 		<-in
 	}
-	if resp, _ := w.get("/"); resp.StatusCode != 429 {
+	if resp, _ := w.get("/"); resp.StatusCode != http.StatusTooManyRequests {
 		t.Errorf("%d: one too many at a time", resp.StatusCode)
 	}
 	close(hold)
 	wait.Wait()
-	if resp, _ := w.get("/"); resp.StatusCode != 200 || len(w.gateway.flying) != 0 {
+	if resp, _ := w.get("/"); resp.StatusCode != http.StatusOK || len(w.gateway.flying) != 0 {
 		t.Errorf("%d, %v", resp.StatusCode, w.gateway.flying)
 	}
 }
@@ -393,8 +393,8 @@ func TestLimits(t *testing.T) {
 func TestMethodsWithoutABody(t *testing.T) {
 	w := newWorld(t)
 	w.answer = func(out http.ResponseWriter, r *http.Request) {
-		if r.Method == "DELETE" {
-			out.WriteHeader(204)
+		if r.Method == http.MethodDelete {
+			out.WriteHeader(http.StatusNoContent)
 		}
 	}
 	for _, method := range []string{"HEAD", "DELETE"} {
@@ -439,7 +439,7 @@ func TestTheCredentialIsCutOutOfAnswers(t *testing.T) {
 				_, _ = io.WriteString(out, "before "+text+" after")
 			}
 			resp, body := w.get("/")
-			if resp.StatusCode != 200 || !strings.Contains(body, mark) || !strings.HasPrefix(body, "before ") || !strings.HasSuffix(body, " after") {
+			if resp.StatusCode != http.StatusOK || !strings.Contains(body, mark) || !strings.HasPrefix(body, "before ") || !strings.HasSuffix(body, " after") {
 				t.Fatalf("%d %q", resp.StatusCode, body)
 			}
 			all := body

@@ -175,7 +175,8 @@ func TestCall(t *testing.T) {
 		}
 	})
 	t.Run("the lease is given back, and every request is on record", func(t *testing.T) {
-		calls, leases, ended := 0, map[string]bool{}, map[string]bool{}
+		var calls int
+		var leases, ended map[string]bool
 		for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
 			calls, leases, ended = 0, map[string]bool{}, map[string]bool{}
 			for _, e := range w.events() {

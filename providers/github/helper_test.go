@@ -37,12 +37,11 @@ const (
 // hub is a GitHub with an App that is installed at acme.
 type hub struct {
 	*doubles.GitHub
-	emulate  string
-	key      *rsa.PrivateKey
-	settings func(*github.Config)
-	parents  *upstream.Parents
-	vault    *memoryStore
-	now      func() time.Time
+	emulate string
+	key     *rsa.PrivateKey
+	parents *upstream.Parents
+	vault   *memoryStore
+	now     func() time.Time
 }
 
 func newHub(t testing.TB) *hub {

@@ -59,7 +59,7 @@ func (p *provider) Mint(ctx context.Context, r broker.MintRequest) (*broker.Mint
 	if p.cfg.Mode == modeUser {
 		return p.mintUser(ctx, r, o)
 	}
-	in, err := p.at(ctx, o.Owner)
+	in, err := p.at(o.Owner)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +89,7 @@ func (p *provider) Mint(ctx context.Context, r broker.MintRequest) (*broker.Mint
 	}
 	out.Upstream["app"], out.Upstream["installation"] = in.app.ClientID, strconv.FormatInt(in.id, 10)
 	out.Granted, err = granted(o, m.Permissions, m.Selection, m.Repositories)
-	return p.held(ctx, r, out, err)
+	return p.held(r, out, err)
 }
 
 // minted is the answer but for what was granted.
@@ -111,7 +111,7 @@ func (p *provider) minted(r broker.MintRequest, token secret.String, h handle, e
 
 // held ends a token of which it cannot be said what it is for, or that is for less than
 // was asked.
-func (p *provider) held(ctx context.Context, r broker.MintRequest, out *broker.Minted, err error) (*broker.Minted, error) {
+func (p *provider) held(r broker.MintRequest, out *broker.Minted, err error) (*broker.Minted, error) {
 	if err == nil {
 		if below, _ := grant.Leq(out.Granted, r.Grant); below && !out.Granted.Equal(r.Grant) {
 			_, missing := grant.Leq(r.Grant, out.Granted)

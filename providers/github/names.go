@@ -239,7 +239,7 @@ func (p *provider) find(ctx context.Context, name string) (*repository, error) {
 // at returns the installation by which a token for an owner is made: of those that there
 // are, the one whose App has most left of its rate limit. Errors: BadTarget; Limited, if
 // all is used up.
-func (p *provider) at(ctx context.Context, id string) (*installation, error) {
+func (p *provider) at(id string) (*installation, error) {
 	p.mu.Lock()
 	o := p.byID[id]
 	p.mu.Unlock()

@@ -227,7 +227,7 @@ func (p *provider) mintUser(ctx context.Context, r broker.MintRequest, o order) 
 	}
 	out.Upstream["user"], out.Upstream["app"] = parent.Account.ID, p.linking().ClientID
 	out.Granted, err = p.scopedGrant(ctx, o, &s, token)
-	return p.held(ctx, r, out, err)
+	return p.held(r, out, err)
 }
 
 // scopedGrant asks the new token itself which repositories it has: the answer does not

@@ -48,7 +48,7 @@ func (p *provider) attestIdentity(ctx context.Context, t *token, a account) erro
 
 // attest asks the API server what the new token may do. Evidence is less where not all of
 // its authorisers can list what they allow.
-func (p *provider) attest(ctx context.Context, t *token, o order, asked grant.Grant) (grant.Grant, broker.Evidence, error) {
+func (p *provider) attest(ctx context.Context, t *token, o order) (grant.Grant, broker.Evidence, error) {
 	evidence := broker.Attested
 	var beyond []policyRule // what it may do where nothing was granted
 	for _, n := range append([]string{p.cfg.Namespace}, lookedInto...) {

@@ -74,7 +74,7 @@ func (p *provider) Mint(ctx context.Context, r broker.MintRequest) (*broker.Mint
 		m.Granted, err = p.Parse(r.Rendered)
 		return m, err
 	}
-	m.Granted, m.Evidence, err = p.attest(ctx, t, o, r.Grant)
+	m.Granted, m.Evidence, err = p.attest(ctx, t, o)
 	if err != nil {
 		return nil, err
 	}

@@ -99,7 +99,10 @@ func (p *provider) who(ctx context.Context, token secret.String) (id, name strin
 		return "", "", err
 	}
 	var got map[string]json.RawMessage
-	if a.Status != http.StatusOK || a.JSON(&got) != nil {
+	if a.Status == http.StatusOK {
+		_ = a.JSON(&got)
+	}
+	if got == nil {
 		return "", "", nil // the token may be for something else, and the account is linked all the same
 	}
 	text := func(names ...string) string {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"mime"
+	"net/http"
 	"net/url"
 	"strings"
 
@@ -24,7 +25,7 @@ func (p *provider) inject(ctx context.Context, r broker.InjectRequest) (*broker.
 	switch {
 	case !ok || !known:
 		return nil, broker.Fail(broker.BadScope, errors.New("no method of the table"), "the grant does not allow this request")
-	case r.Method != "POST" && (r.Method != "GET" || !m.reads):
+	case r.Method != http.MethodPost && (r.Method != http.MethodGet || !m.reads):
 		return nil, unclear("methods are called by POST, and those that read by GET too")
 	}
 	args, err := arguments(r)
@@ -57,7 +58,7 @@ func (p *provider) inject(ctx context.Context, r broker.InjectRequest) (*broker.
 func arguments(r broker.InjectRequest) (map[string]string, error) {
 	kinds := r.Header["Content-Type"]
 	switch {
-	case r.Method == "GET" || len(r.Body) == 0:
+	case r.Method == http.MethodGet || len(r.Body) == 0:
 		return form(r.Query)
 	case r.Query != "":
 		return nil, unclear("arguments are in the body or in the query, not in both")

@@ -147,7 +147,7 @@ func (s session) Do(ctx context.Context, act string) error {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != 200 || method != "HEAD" && string(body) != act {
+	if err != nil || resp.StatusCode != http.StatusOK || method != "HEAD" && string(body) != act {
 		return fmt.Errorf("%d %s %w", resp.StatusCode, body, errors.Join(err))
 	}
 	return nil

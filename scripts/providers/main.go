@@ -184,5 +184,5 @@ func inReadme(made string, check bool) error {
 	case check:
 		return errors.New("the README has another table: run make test-providers")
 	}
-	return os.WriteFile(readme, []byte(changed), 0o644)
+	return os.WriteFile(readme, []byte(changed), 0o644) //nolint:gosec // a constant name
 }
