@@ -132,16 +132,17 @@ func orDash(s string) string {
 	return s
 }
 
-// table is what the README shows: what does not change from run to run.
+// table is what the README shows: all but times, which change from run to run.
 func table(all []result) string {
 	var b strings.Builder
-	b.WriteString("| Provider | Narrows | Lives | Taken back | Tested against | Oracle |\n|---|---|---|---|---|---|\n")
+	b.WriteString("| Provider | Narrows | Lives | Taken back | Tested against | Oracle | Violations | Over-grants caught |\n|---|---|---|---|---|---|---|---|\n")
 	for _, r := range all {
 		d, err := providers.Describe(r.Kind)
 		if err != nil {
 			continue // of a kind that is gone
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | %s |\n", r.name(), r.Class, lives(d), r.outcomes(), r.Upstream, orDash(r.Oracle))
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | %s | %d of %d | %d of %d |\n",
+			r.name(), r.Class, lives(d), r.outcomes(), r.Upstream, orDash(r.Oracle), r.Violations, r.Pairs, r.Caught, r.Overgrants)
 	}
 	return b.String()
 }
