@@ -168,7 +168,7 @@ func TestProvider(t *testing.T) {
 	p := b.open(t)
 	names := []string{"mail-read", "mail-write", "mail-all", "files", "both"}
 	h := providertest.Harness{
-		Provider: p, Subject: alice, Upstream: "double", Oracle: "scope sets", Rounds: 16,
+		Provider: p, Subject: alice, Upstream: "our double", Oracle: "sets of our double", Rounds: 16,
 		Grant: func(r *randv2.Rand) grant.Grant { return of(t, p, tenant, names[r.IntN(len(names))]) },
 		Inexpressible: []grant.Grant{
 			p.Describe().Schema.Everything(), of(t, p, "*", "files"), of(t, p, tenant, "*"),

@@ -59,7 +59,7 @@ func (b *bed) scopeHarness(t *testing.T, c google.Config) providertest.Harness {
 		return fmt.Sprintf(`{"scopes":["%s"]}`, strings.Join(scopes, `","`))
 	}
 	h := providertest.Harness{
-		Provider: p, Subject: alice, Acts: map[string]grant.Grant{}, Variant: c.Flow, Upstream: "double", Rounds: 16,
+		Provider: p, Subject: alice, Acts: map[string]grant.Grant{}, Variant: c.Flow, Upstream: "our double", Rounds: 16,
 		Oracle: "Google's discovery documents",
 		Grant: func(r *rand.Rand) grant.Grant {
 			list := slices.Clone(some)
@@ -276,7 +276,7 @@ func TestProviderOfStorage(t *testing.T) {
 	c := b.settings("storage")
 	p := b.open(t, c)
 	h := providertest.Harness{
-		Provider: p, Subject: alice, Acts: map[string]grant.Grant{}, Variant: "storage", Upstream: "double", Rounds: 64, Oracle: "cel-go",
+		Provider: p, Subject: alice, Acts: map[string]grant.Grant{}, Variant: "storage", Upstream: "our double", Rounds: 64, Oracle: "cel-go",
 		Grant: func(r *rand.Rand) grant.Grant { return randomStorage(t, p, r) },
 		Inexpressible: []grant.Grant{
 			p.Describe().Schema.Everything(),

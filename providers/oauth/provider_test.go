@@ -197,7 +197,7 @@ func TestProviderThatEndsTokens(t *testing.T) {
 				p = shows{p}
 			}
 			h := s.harness(t, p)
-			h.Upstream, h.Variant, h.Overgrants = "a double", flow+"-revocable", map[string]broker.Provider{}
+			h.Upstream, h.Variant, h.Overgrants = "our double", flow+"-revocable", map[string]broker.Provider{}
 			for _, way := range []string{doubles.OAuthIgnoresScope, doubles.OAuthAddsScope, doubles.OAuthSaysNoScope, doubles.OAuthLastsLonger} {
 				h.Overgrants[way] = overly{p, o, way}
 			}

@@ -194,7 +194,7 @@ func TestProvider(t *testing.T) {
 	some := []string{"chat.postMessage", "conversations.history", "pins.add", "users.info"}
 	channels := []string{"C0GENERAL", "C0RANDOM", "C0OPS"}
 	providertest.Run(t, providertest.Harness{
-		Provider: p, Subject: "https://idp.test#alice", Acts: acts, Upstream: "our own double",
+		Provider: p, Subject: "https://idp.test#alice", Acts: acts, Upstream: "our double",
 		Grant: func(r *rand.Rand) grant.Grant {
 			if r.IntN(4) == 0 {
 				return grantOf(t, p, []any{some[r.IntN(4)], some[r.IntN(4)]}, "*")
