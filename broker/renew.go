@@ -196,6 +196,13 @@ func (x *exchange) extend(ctx context.Context, l *Lease, m *Minted) error {
 	if err != nil {
 		return x.overtaken(unavailable(fmt.Errorf("write the renewed lease: %w", err)))
 	}
+	// Whoever marked leases between the check and the writing did not find the one beside.
+	if err := b.index.Check(lineage); err != nil {
+		if failed := b.closeLease(ctx, beside.ID, "revoked"); failed != nil { // the second pass of the revocation does it
+			b.complain(ctx, "end a renewal that was revoked", failed)
+		}
+		return x.overtaken(refused("subject token", "revoked while the credential was renewed: %w", err))
+	}
 	*l = next
 	b.noteSession(x.lineage, x)
 	return nil

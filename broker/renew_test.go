@@ -197,6 +197,7 @@ func TestRevokeRacesRenewalAtEveryStep(t *testing.T) {
 					if _, err := other.Revoke(context.Background(), broker.Revocation{Selector: broker.Selector{Token: second.ID}}); err != nil {
 						t.Error(err)
 					}
+					time.Sleep(50 * time.Millisecond) // both know of it, and have looked for what it ends
 				}
 			}
 			w.store.hook, w.record.hook, w.upstream.hook = hook, hook, hook
