@@ -83,9 +83,23 @@ func (p *provider) discover(ctx context.Context) (*metadata, error) {
 		if m.Issuer != p.cfg.Issuer { // RFC 8414 section 3.3
 			return nil, fmt.Errorf("the metadata is of the issuer %.80q", m.Issuer)
 		}
-		return &m, nil
+		return &m, m.check(u.Scheme)
 	}
 	return nil, last
+}
+
+// check says what is wrong with endpoints: secrets are sent there, so that they are as
+// safe as the issuer itself.
+func (m *metadata) check(scheme string) error {
+	for name, text := range map[string]string{
+		"authorization_endpoint": m.Authorize, "token_endpoint": m.Token, "revocation_endpoint": m.Revoke, "introspection_endpoint": m.Introspect, "userinfo_endpoint": m.UserInfo,
+	} {
+		u, err := url.Parse(text)
+		if text != "" && (err != nil || u.Scheme != scheme || u.Host == "" || u.User != nil || u.Fragment != "") {
+			return fmt.Errorf("the metadata's %s is no address that can be used", name)
+		}
+	}
+	return nil
 }
 
 // tokens is what a token endpoint answers: RFC 6749 sections 5.1 and 5.2, RFC 8693

@@ -18,7 +18,6 @@ import (
 
 const (
 	accessType = "urn:ietf:params:oauth:token-type:access_token"
-	jwtType    = "urn:ietf:params:oauth:token-type:jwt"
 	// assertionLife is how long what Stint says of a subject may be shown.
 	assertionLife = time.Minute
 )
@@ -71,8 +70,26 @@ func (p *provider) Mint(ctx context.Context, r broker.MintRequest) (*broker.Mint
 	return out, nil
 }
 
-// obtain gets a token for some scopes, by the flow of the settings.
+// obtain gets a token for some scopes, by the flow of the settings. One that is not what
+// was asked for is ended.
 func (p *provider) obtain(ctx context.Context, subject string, assertion secret.String, scopes []string) (*tokens, error) {
+	got, err := p.made(ctx, subject, assertion, scopes)
+	if err != nil {
+		return nil, err
+	}
+	switch t := got.Issued; {
+	case !strings.EqualFold(got.Type, "bearer"): // RFC 6749 section 7.1
+		err = fmt.Errorf("the server made a token of the type %.80q", got.Type)
+	case p.cfg.Flow == flowExchange && t != accessType: // RFC 8693 section 2.2.1
+		err = fmt.Errorf("the server issued a %.80q", t)
+	default:
+		return got, nil
+	}
+	_, ended := p.end(ctx, handle{Token: got.Access})
+	return nil, errors.Join(err, ended)
+}
+
+func (p *provider) made(ctx context.Context, subject string, assertion secret.String, scopes []string) (*tokens, error) {
 	if p.cfg.Flow == flowRefresh {
 		got, _, err := p.refreshed(ctx, subject, scopes)
 		return got, err
@@ -97,10 +114,6 @@ func (p *provider) obtain(ctx context.Context, subject string, assertion secret.
 	got, err := p.token(ctx, form)
 	if err != nil {
 		return nil, refusedSubject(err)
-	}
-	if t := got.Issued; p.cfg.Flow == flowExchange && t != accessType && t != jwtType { // RFC 8693 section 2.2.1
-		_, ended := p.end(ctx, handle{Token: got.Access})
-		return nil, errors.Join(fmt.Errorf("the server issued a %.80q", t), ended)
 	}
 	return got, nil
 }

@@ -134,7 +134,7 @@ func newDouble(t testing.TB) (*doubles.OAuth, *server) {
 	o := doubles.NewOAuth()
 	t.Cleanup(o.Close)
 	o.ClientID, o.Secret, o.Scopes = "stint-at-as", word, scopeNames
-	s := at(o.URL)
+	s := newAt(o.URL)
 	s.inspect, s.remains = "/introspect", o.Alive
 	return o, s
 }
