@@ -39,6 +39,7 @@ type server struct {
 	parents *upstream.Parents
 	assert  func(map[string]any) (secret.String, error)
 	now     func() time.Time
+	secret  string          // the client's
 	inspect string          // the path of its introspection
 	remains func() []string // what it has made that is good
 }
@@ -52,7 +53,7 @@ func newServer(t testing.TB) *server {
 }
 
 func newAt(issuer string) *server {
-	s := &server{issuer: issuer, now: time.Now}
+	s := &server{issuer: issuer, now: time.Now, secret: word}
 	s.parents = upstream.NewParents(upstream.ParentConfig{
 		Store: newStore(), Sealer: func(context.Context) (broker.Sealer, error) { return seals{}, nil },
 		Index: func(_ context.Context, s string) (string, error) {
@@ -83,7 +84,7 @@ func (s *server) openWith(t testing.TB, client *http.Client, change func(*oauth.
 	}
 	p, err := oauth.Open(t.Context(), "main", func(v any) error { *v.(*oauth.Config) = cfg; return nil }, upstream.Deps{
 		Self: "https://stint.example", Now: func() time.Time { return s.now() }, Log: slog.New(slog.DiscardHandler), Parents: s.parents,
-		Secret: func(context.Context, string) (secret.String, error) { return secret.New(word), nil },
+		Secret: func(context.Context, string) (secret.String, error) { return secret.New(s.secret), nil },
 		Assert: func(_ context.Context, claims map[string]any) (secret.String, error) { return s.assert(claims) },
 		HTTP:   func([]string, []byte) (*http.Client, error) { return client, nil },
 	})
