@@ -45,9 +45,9 @@ type server struct {
 }
 
 // newServer is oidc-provider. What it makes ends by itself.
-func newServer(t testing.TB) *server {
+func newServer(t testing.TB, keys ...string) *server {
 	t.Helper()
-	s := newAt(testbed.Node(t, "as.mjs", "/.well-known/openid-configuration", redirect))
+	s := newAt(testbed.Node(t, "as.mjs", "/.well-known/openid-configuration", append([]string{redirect}, keys...)...))
 	s.inspect, s.remains = "/token/introspection", func() []string { return nil }
 	return s
 }

@@ -104,7 +104,12 @@ func (p *provider) made(ctx context.Context, subject string, assertion secret.St
 		form.Set("subject_token_type", accessType)
 		form.Set("requested_token_type", accessType)
 	} else {
-		said, err := p.say(ctx, subject)
+		issuer, sub, _ := strings.Cut(subject, "#")
+		if issuer != p.cfg.SubjectsOf || sub == p.cfg.ClientID {
+			// Of another issuer it is somebody else's name; and nobody is the client.
+			return nil, broker.Fail(broker.BadTarget, nil, "the upstream does not know this issuer's subjects")
+		}
+		said, err := p.say(ctx, sub)
 		if err != nil {
 			return nil, err
 		}
@@ -127,9 +132,9 @@ func refusedSubject(err error) error {
 	return err
 }
 
-// say is what Stint asserts of a subject (RFC 7523 section 3): who it is, for this server,
-// now.
-func (p *provider) say(ctx context.Context, subject string) (secret.String, error) {
+// say is what Stint asserts of a subject, or of itself as the client (RFC 7523 section 3):
+// who it is, for this server, now.
+func (p *provider) say(ctx context.Context, sub string) (secret.String, error) {
 	m, err := p.endpoints(ctx)
 	if err != nil {
 		return secret.String{}, err
@@ -137,10 +142,6 @@ func (p *provider) say(ctx context.Context, subject string) (secret.String, erro
 	aud := m.Issuer
 	if aud == "" {
 		aud = m.Token
-	}
-	_, sub, ok := strings.Cut(subject, "#")
-	if !ok {
-		sub = subject
 	}
 	return p.deps.Assert(ctx, map[string]any{"aud": aud, "sub": sub, "jti": rand.Text(), "exp": p.deps.Now().Add(assertionLife).Unix()})
 }

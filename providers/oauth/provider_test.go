@@ -186,7 +186,11 @@ func TestProviderThatEndsTokens(t *testing.T) {
 				}
 				return ""
 			}
-			p := s.open(t, func(c *oauth.Config) { s.named(c); c.Flow = flow })
+			p := s.open(t, func(c *oauth.Config) {
+				s.named(c)
+				c.Flow = flow
+				c.SubjectsOf = map[string]string{"assertion": "https://idp.example"}[flow]
+			})
 			if flow == "refresh" {
 				linkDouble(t, o, p)
 			}

@@ -2,6 +2,13 @@ package oauth_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
@@ -11,6 +18,7 @@ import (
 	"time"
 
 	"github.com/stint-dev/stint/broker"
+	"github.com/stint-dev/stint/internal/secret"
 	"github.com/stint-dev/stint/internal/testbed"
 	"github.com/stint-dev/stint/internal/testbed/doubles"
 	"github.com/stint-dev/stint/providers/oauth"
@@ -43,6 +51,57 @@ func TestAnAccountIsLinkedAgain(t *testing.T) {
 	}
 	if _, err := mint(t, p, "notes:read"); err != nil {
 		t.Error(err)
+	}
+}
+
+// A client that has no secret shows what it has signed: with our keys, which oidc-provider
+// verifies, for this server, and as ourselves.
+func TestClientsByKey(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	point, err := key.PublicKey.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := base64.RawURLEncoding.EncodeToString
+	s := newServer(t, fmt.Sprintf(`{"keys":[{"kty":"EC","crv":"P-256","use":"sig","alg":"ES256","kid":"k","x":%q,"y":%q}]}`, text(point[1:33]), text(point[33:])))
+	s.assert = func(claims map[string]any) (secret.String, error) {
+		claims["iss"], claims["iat"] = "https://stint.example", time.Now().Unix()
+		body, err := json.Marshal(claims)
+		if err != nil {
+			return secret.String{}, err
+		}
+		signed := text([]byte(`{"alg":"ES256","kid":"k","typ":"JWT"}`)) + "." + text(body)
+		sum := sha256.Sum256([]byte(signed))
+		a, b, err := ecdsa.Sign(rand.Reader, key, sum[:])
+		if err != nil {
+			return secret.String{}, err
+		}
+		return secret.New(signed + "." + text(append(a.FillBytes(make([]byte, 32)), b.FillBytes(make([]byte, 32))...))), nil
+	}
+	p := s.open(t, func(c *oauth.Config) {
+		c.ClientID, c.ClientSecret, c.ClientAuth, c.Revokes = "https://stint.example", "", "private_key_jwt", "grant"
+	})
+	link(t, p)
+	if result := certify(t, p, ""); result != "supported" {
+		t.Error(result)
+	}
+	if _, err := mint(t, p, "notes:read"); err != nil {
+		t.Error(err)
+	}
+}
+
+// Who says what a subject is called says it of one issuer's: another's of the same name is
+// somebody else.
+func TestSubjectsOfAnotherIssuer(t *testing.T) {
+	o, s := newDouble(t)
+	s.assert = func(claims map[string]any) (secret.String, error) { return secret.New(fmt.Sprint(claims["sub"])), nil }
+	o.Subject = func(_ string, form url.Values) string { return form.Get("assertion") }
+	p := s.open(t, func(c *oauth.Config) { s.named(c); c.Flow, c.SubjectsOf = "assertion", "https://other.example" })
+	if m, err := mint(t, p, "notes:read"); broker.CodeOf(err) != broker.BadTarget || len(o.Alive()) > 0 {
+		t.Errorf("%+v, %v", m, err)
 	}
 }
 
