@@ -69,9 +69,11 @@ func (p *provider) look() {
 	p.record, p.asking = r, false
 }
 
-// fingerprint says what was certified: of another server it means nothing.
+// fingerprint says what was certified: of another server, or of one that is asked in
+// another way, it means nothing.
 func (p *provider) fingerprint() string {
-	return fmt.Sprint(p.cfg.Flow, " ", p.cfg.Issuer, " ", p.cfg.Token, " ", p.cfg.ClientID)
+	c := p.cfg
+	return fmt.Sprintf("%s %s %s %s %s %s %q %q %s %q", c.Flow, c.Issuer, c.Token, c.ClientID, c.Revoke, c.Revokes, c.Separator, c.Always, c.Resource, c.TokenParams)
 }
 
 // certify finds out whether the server narrows, with one subject's account or token, and

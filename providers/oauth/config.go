@@ -18,6 +18,9 @@ const (
 	flowAssertion = "assertion"
 )
 
+// authByKey is client authentication by a JWT (RFC 7523 section 2.2).
+const authByKey = "private_key_jwt"
+
 // Config is what the configuration says of one server.
 type Config struct {
 	// Preset fills in what is known of a server: atlassian, salesforce, notion or
@@ -44,8 +47,9 @@ type Config struct {
 	ClientID     string `yaml:"client_id" check:"required"`
 	ClientSecret string `yaml:"client_secret,omitempty" check:"reference"`
 	// ClientAuth is how Stint authenticates. Absent: client_secret_basic, or none without a
-	// secret.
-	ClientAuth string `yaml:"client_auth,omitempty" check:"oneof=client_secret_basic|client_secret_post|none"`
+	// secret. private_key_jwt is by Stint's own keys, which the server reads at Stint's
+	// jwks_uri: client_id is Stint's issuer identifier then.
+	ClientAuth string `yaml:"client_auth,omitempty" check:"oneof=client_secret_basic|client_secret_post|private_key_jwt|none"`
 	// Body is the form in which the token endpoint is asked: form or json. Absent: form.
 	Body string `yaml:"body,omitempty" check:"oneof=form|json"`
 	// Separator stands between scopes. Absent: a space.
@@ -62,6 +66,9 @@ type Config struct {
 	// AuthorizeParams and TokenParams are further parameters, such as audience.
 	AuthorizeParams map[string]string `yaml:"authorize_params,omitempty"`
 	TokenParams     map[string]string `yaml:"token_params,omitempty"`
+	// SubjectsOf is the issuer of the subjects that the flow assertion speaks for: the
+	// server knows them by its names.
+	SubjectsOf string `yaml:"subjects_of,omitempty"`
 	// Resource is what tokens are asked for (RFC 8707).
 	Resource string `yaml:"resource,omitempty"`
 	// Lifetime is the longest that an access token of the server lives. Absent: 1h.
@@ -106,7 +113,9 @@ func (c *Config) Check() error {
 		return errors.New("token: say where the token endpoint is, or name the issuer")
 	case c.Flow == flowRefresh && c.Issuer == "" && c.Authorize == "":
 		return errors.New("authorize: without it nobody can link an account")
-	case (c.ClientAuth == "none") == (c.ClientSecret != ""):
+	case (c.Flow == flowAssertion) != (c.SubjectsOf != ""):
+		return errors.New("subjects_of goes with flow: assertion, which needs it")
+	case (c.ClientAuth == "none" || c.ClientAuth == authByKey) == (c.ClientSecret != ""):
 		return fmt.Errorf("client_secret: client_auth is %s", c.ClientAuth)
 	case c.Revokes == "token" && c.Revoke == "" && c.Issuer == "":
 		return errors.New("revoke: revokes: token needs the revocation endpoint")

@@ -83,9 +83,23 @@ func (p *provider) discover(ctx context.Context) (*metadata, error) {
 		if m.Issuer != p.cfg.Issuer { // RFC 8414 section 3.3
 			return nil, fmt.Errorf("the metadata is of the issuer %.80q", m.Issuer)
 		}
-		return &m, nil
+		return &m, m.check(u.Scheme)
 	}
 	return nil, last
+}
+
+// check says what is wrong with endpoints: secrets are sent there, so that they are as
+// safe as the issuer itself.
+func (m *metadata) check(scheme string) error {
+	for name, text := range map[string]string{
+		"authorization_endpoint": m.Authorize, "token_endpoint": m.Token, "revocation_endpoint": m.Revoke, "introspection_endpoint": m.Introspect, "userinfo_endpoint": m.UserInfo,
+	} {
+		u, err := url.Parse(text)
+		if text != "" && (err != nil || u.Scheme != scheme || u.Host == "" || u.User != nil || u.Fragment != "") {
+			return fmt.Errorf("the metadata's %s is no address that can be used", name)
+		}
+	}
+	return nil
 }
 
 // tokens is what a token endpoint answers: RFC 6749 sections 5.1 and 5.2, RFC 8693
@@ -106,20 +120,8 @@ func (p *provider) post(ctx context.Context, where string, form url.Values) (*up
 		return nil, errNoEndpoint
 	}
 	r := upstream.Request{Method: http.MethodPost, URL: where}
-	switch p.cfg.ClientAuth {
-	case "none":
-		form.Set("client_id", p.cfg.ClientID)
-	default:
-		word, err := p.deps.Secret(ctx, p.cfg.ClientSecret)
-		if err != nil {
-			return nil, err
-		}
-		if p.cfg.ClientAuth == "client_secret_post" {
-			form.Set("client_id", p.cfg.ClientID)
-			form.Set("client_secret", word.Reveal())
-		} else { // RFC 6749 section 2.3.1: both are form-encoded first
-			r.User, r.Password = url.QueryEscape(p.cfg.ClientID), secret.New(url.QueryEscape(word.Reveal()))
-		}
+	if err := p.authenticate(ctx, &r, form); err != nil {
+		return nil, err
 	}
 	if p.cfg.Body == "json" {
 		flat := make(map[string]string, len(form))
@@ -131,6 +133,35 @@ func (p *provider) post(ctx context.Context, where string, form url.Values) (*up
 		r.Form = form
 	}
 	return p.ask.Do(ctx, r)
+}
+
+// authenticate has a request say that it is the client's.
+func (p *provider) authenticate(ctx context.Context, r *upstream.Request, form url.Values) error {
+	switch p.cfg.ClientAuth {
+	case "none":
+		form.Set("client_id", p.cfg.ClientID)
+		return nil
+	case authByKey:
+		said, err := p.say(ctx, p.cfg.ClientID)
+		if err != nil {
+			return err
+		}
+		form.Set("client_id", p.cfg.ClientID)
+		form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+		form.Set("client_assertion", said.Reveal())
+		return nil
+	}
+	word, err := p.deps.Secret(ctx, p.cfg.ClientSecret)
+	switch {
+	case err != nil:
+		return err
+	case p.cfg.ClientAuth == "client_secret_post":
+		form.Set("client_id", p.cfg.ClientID)
+		form.Set("client_secret", word.Reveal())
+	default: // RFC 6749 section 2.3.1: both are form-encoded first
+		r.User, r.Password = url.QueryEscape(p.cfg.ClientID), secret.New(url.QueryEscape(word.Reveal()))
+	}
+	return nil
 }
 
 // token asks the token endpoint. An error that wraps [upstream.ErrDead] says that what was

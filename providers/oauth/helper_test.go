@@ -39,20 +39,21 @@ type server struct {
 	parents *upstream.Parents
 	assert  func(map[string]any) (secret.String, error)
 	now     func() time.Time
+	secret  string          // the client's
 	inspect string          // the path of its introspection
 	remains func() []string // what it has made that is good
 }
 
 // newServer is oidc-provider. What it makes ends by itself.
-func newServer(t testing.TB) *server {
+func newServer(t testing.TB, keys ...string) *server {
 	t.Helper()
-	s := at(testbed.Node(t, "as.mjs", "/.well-known/openid-configuration", redirect))
+	s := newAt(testbed.Node(t, "as.mjs", "/.well-known/openid-configuration", append([]string{redirect}, keys...)...))
 	s.inspect, s.remains = "/token/introspection", func() []string { return nil }
 	return s
 }
 
-func at(issuer string) *server {
-	s := &server{issuer: issuer, now: time.Now}
+func newAt(issuer string) *server {
+	s := &server{issuer: issuer, now: time.Now, secret: word}
 	s.parents = upstream.NewParents(upstream.ParentConfig{
 		Store: newStore(), Sealer: func(context.Context) (broker.Sealer, error) { return seals{}, nil },
 		Index: func(_ context.Context, s string) (string, error) {
@@ -66,6 +67,13 @@ func at(issuer string) *server {
 // open makes a provider called main.
 func (s *server) open(t testing.TB, change func(*oauth.Config)) broker.Provider {
 	t.Helper()
+	return s.openWith(t, &http.Client{Timeout: 10 * time.Second}, change)
+}
+
+// openWith has it ask by a client.
+func (s *server) openWith(t testing.TB, client *http.Client, change func(*oauth.Config)) broker.Provider {
+	t.Helper()
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	cfg := oauth.Config{
 		Issuer: s.issuer, ClientID: "stint-at-as", ClientSecret: "env:SECRET", Scopes: scopeNames, Reads: []string{"mail:read", "notes:read"},
 		Always: []string{"openid", "offline_access"}, AuthorizeParams: map[string]string{"prompt": "consent"}, Revokes: "token",
@@ -76,11 +84,9 @@ func (s *server) open(t testing.TB, change func(*oauth.Config)) broker.Provider 
 	}
 	p, err := oauth.Open(t.Context(), "main", func(v any) error { *v.(*oauth.Config) = cfg; return nil }, upstream.Deps{
 		Self: "https://stint.example", Now: func() time.Time { return s.now() }, Log: slog.New(slog.DiscardHandler), Parents: s.parents,
-		Secret: func(context.Context, string) (secret.String, error) { return secret.New(word), nil },
+		Secret: func(context.Context, string) (secret.String, error) { return secret.New(s.secret), nil },
 		Assert: func(_ context.Context, claims map[string]any) (secret.String, error) { return s.assert(claims) },
-		HTTP: func([]string, []byte) (*http.Client, error) {
-			return &http.Client{Timeout: 10 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, nil
-		},
+		HTTP:   func([]string, []byte) (*http.Client, error) { return client, nil },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -114,12 +120,22 @@ func of(t testing.TB, p broker.Provider, scopes ...string) grant.Grant {
 // link links alice's account, as her browser would.
 func link(t testing.TB, p broker.Provider) *broker.Account {
 	t.Helper()
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return linkIn(t, p, jar)
+}
+
+// linkIn links it in a browser that has been there before.
+func linkIn(t testing.TB, p broker.Provider, jar http.CookieJar) *broker.Account {
+	t.Helper()
 	r := broker.LinkRequest{Subject: alice, Redirect: redirect, State: "state-" + t.Name(), Verifier: strings.Repeat("v", 43)}
 	where, err := p.Describe().Link.Begin(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	back := browse(t, where)
+	back := browse(t, jar, where)
 	if back.Get("state") != r.State || back.Get("code") == "" {
 		t.Fatalf("came back with %v", back)
 	}
@@ -136,12 +152,8 @@ var (
 )
 
 // browse goes where it is led, fills in every form, and returns what it comes back with.
-func browse(t testing.TB, start string) url.Values {
+func browse(t testing.TB, jar http.CookieJar, start string) url.Values {
 	t.Helper()
-	jar, err := cookiejar.New(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	browser := &http.Client{Jar: jar, Timeout: 10 * time.Second, CheckRedirect: func(next *http.Request, _ []*http.Request) error {
 		if strings.HasPrefix(next.URL.String(), redirect) {
 			return http.ErrUseLastResponse

@@ -80,12 +80,20 @@ func (p *provider) finish(ctx context.Context, r broker.LinkRequest, code string
 	if err != nil {
 		return nil, err
 	}
-	if was != nil {
-		if _, err := p.forget(ctx, was); err != nil {
-			p.deps.Log.WarnContext(ctx, "an account that was linked before could not be revoked", "provider", p.name, "error", err)
-		}
-	}
+	p.replaced(ctx, was, &account)
 	return &account, nil
+}
+
+// replaced revokes what was linked before, if that was another account. Of the same one it
+// is left to itself: many servers keep one consent for a user and a client, and to revoke
+// the old refresh token would end the new one.
+func (p *provider) replaced(ctx context.Context, was *upstream.Parent, by *broker.Account) {
+	if was == nil || was.Account.ID == "" || by.ID == "" || was.Account.ID == by.ID {
+		return
+	}
+	if _, err := p.forget(ctx, was); err != nil {
+		p.deps.Log.WarnContext(ctx, "an account that was linked before could not be revoked", "provider", p.name, "error", err)
+	}
 }
 
 // who asks the server whose a token is; empty, if it does not say.
@@ -182,15 +190,26 @@ func (p *provider) refreshed(ctx context.Context, subject string, scopes []strin
 		return &next, nil
 	})
 	if err != nil && made != nil {
-		// What replaces the refresh token could not be kept: the account has to be linked
-		// again, and what was made is nobody's.
-		_, ended := p.end(context.WithoutCancel(ctx), handle{Token: made.Access})
-		return nil, nil, errors.Join(err, ended)
+		err = errors.Join(err, p.nobodys(context.WithoutCancel(ctx), made, errors.Is(err, broker.ErrNotFound)))
 	}
 	if errors.Is(err, upstream.ErrDead) || errors.Is(err, broker.ErrNotFound) {
 		return nil, nil, broker.Fail(broker.NeedsLink, err, "an account has to be linked there")
 	}
-	return made, parent, err
+	if err != nil {
+		return nil, nil, err
+	}
+	return made, parent, nil
+}
+
+// nobodys ends what was made and could not be kept. If that is because the account has been
+// unlinked meanwhile, that includes the refresh token: whoever unlinked it knew an older one.
+func (p *provider) nobodys(ctx context.Context, made *tokens, unlinked bool) error {
+	_, err := p.end(ctx, handle{Token: made.Access})
+	if !unlinked || made.Refresh == "" {
+		return err
+	}
+	_, failed := p.forget(ctx, &upstream.Parent{Refresh: secret.New(made.Refresh)})
+	return errors.Join(err, failed)
 }
 
 // inScopes reports whether an answer is for scopes at all.

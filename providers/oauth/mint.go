@@ -18,7 +18,6 @@ import (
 
 const (
 	accessType = "urn:ietf:params:oauth:token-type:access_token"
-	jwtType    = "urn:ietf:params:oauth:token-type:jwt"
 	// assertionLife is how long what Stint says of a subject may be shown.
 	assertionLife = time.Minute
 )
@@ -71,8 +70,26 @@ func (p *provider) Mint(ctx context.Context, r broker.MintRequest) (*broker.Mint
 	return out, nil
 }
 
-// obtain gets a token for some scopes, by the flow of the settings.
+// obtain gets a token for some scopes, by the flow of the settings. One that is not what
+// was asked for is ended.
 func (p *provider) obtain(ctx context.Context, subject string, assertion secret.String, scopes []string) (*tokens, error) {
+	got, err := p.made(ctx, subject, assertion, scopes)
+	if err != nil {
+		return nil, err
+	}
+	switch t := got.Issued; {
+	case !strings.EqualFold(got.Type, "bearer"): // RFC 6749 section 7.1
+		err = fmt.Errorf("the server made a token of the type %.80q", got.Type)
+	case p.cfg.Flow == flowExchange && t != accessType: // RFC 8693 section 2.2.1
+		err = fmt.Errorf("the server issued a %.80q", t)
+	default:
+		return got, nil
+	}
+	_, ended := p.end(ctx, handle{Token: got.Access})
+	return nil, errors.Join(err, ended)
+}
+
+func (p *provider) made(ctx context.Context, subject string, assertion secret.String, scopes []string) (*tokens, error) {
 	if p.cfg.Flow == flowRefresh {
 		got, _, err := p.refreshed(ctx, subject, scopes)
 		return got, err
@@ -87,7 +104,12 @@ func (p *provider) obtain(ctx context.Context, subject string, assertion secret.
 		form.Set("subject_token_type", accessType)
 		form.Set("requested_token_type", accessType)
 	} else {
-		said, err := p.say(ctx, subject)
+		issuer, sub, _ := strings.Cut(subject, "#")
+		if issuer != p.cfg.SubjectsOf || sub == p.cfg.ClientID {
+			// Of another issuer it is somebody else's name; and nobody is the client.
+			return nil, broker.Fail(broker.BadTarget, nil, "the upstream does not know this issuer's subjects")
+		}
+		said, err := p.say(ctx, sub)
 		if err != nil {
 			return nil, err
 		}
@@ -97,10 +119,6 @@ func (p *provider) obtain(ctx context.Context, subject string, assertion secret.
 	got, err := p.token(ctx, form)
 	if err != nil {
 		return nil, refusedSubject(err)
-	}
-	if t := got.Issued; p.cfg.Flow == flowExchange && t != accessType && t != jwtType { // RFC 8693 section 2.2.1
-		_, ended := p.end(ctx, handle{Token: got.Access})
-		return nil, errors.Join(fmt.Errorf("the server issued a %.80q", t), ended)
 	}
 	return got, nil
 }
@@ -114,9 +132,9 @@ func refusedSubject(err error) error {
 	return err
 }
 
-// say is what Stint asserts of a subject (RFC 7523 section 3): who it is, for this server,
-// now.
-func (p *provider) say(ctx context.Context, subject string) (secret.String, error) {
+// say is what Stint asserts of a subject, or of itself as the client (RFC 7523 section 3):
+// who it is, for this server, now.
+func (p *provider) say(ctx context.Context, sub string) (secret.String, error) {
 	m, err := p.endpoints(ctx)
 	if err != nil {
 		return secret.String{}, err
@@ -124,10 +142,6 @@ func (p *provider) say(ctx context.Context, subject string) (secret.String, erro
 	aud := m.Issuer
 	if aud == "" {
 		aud = m.Token
-	}
-	_, sub, ok := strings.Cut(subject, "#")
-	if !ok {
-		sub = subject
 	}
 	return p.deps.Assert(ctx, map[string]any{"aud": aud, "sub": sub, "jti": rand.Text(), "exp": p.deps.Now().Add(assertionLife).Unix()})
 }

@@ -80,6 +80,10 @@ func Open(ctx context.Context, name string, decode func(any) error, d upstream.D
 	if err := p.cfg.Check(); err != nil {
 		return nil, err
 	}
+	if p.cfg.ClientAuth == authByKey && p.cfg.ClientID != d.Self {
+		// Stint signs as itself, and such an assertion is of the client (RFC 7523 section 3).
+		return nil, fmt.Errorf("client_id: with client_auth: private_key_jwt it is %s", d.Self)
+	}
 	var err error
 	if p.schema, err = newSchema(p.cfg); err != nil {
 		return nil, fmt.Errorf("implies: %w", err)

@@ -134,7 +134,7 @@ func newDouble(t testing.TB) (*doubles.OAuth, *server) {
 	o := doubles.NewOAuth()
 	t.Cleanup(o.Close)
 	o.ClientID, o.Secret, o.Scopes = "stint-at-as", word, scopeNames
-	s := at(o.URL)
+	s := newAt(o.URL)
 	s.inspect, s.remains = "/introspect", o.Alive
 	return o, s
 }
@@ -186,7 +186,11 @@ func TestProviderThatEndsTokens(t *testing.T) {
 				}
 				return ""
 			}
-			p := s.open(t, func(c *oauth.Config) { s.named(c); c.Flow = flow })
+			p := s.open(t, func(c *oauth.Config) {
+				s.named(c)
+				c.Flow = flow
+				c.SubjectsOf = map[string]string{"assertion": "https://idp.example"}[flow]
+			})
 			if flow == "refresh" {
 				linkDouble(t, o, p)
 			}

@@ -27,6 +27,8 @@ const (
 	OAuthLosesAnswers  = "the answer is lost"
 	OAuthEndsFamily    = "the end of one token is the end of all"
 	OAuthIssuesAnother = "what is issued is of another type"
+	OAuthIssuesJWT     = "what is issued is a JWT that is said to be no access token"
+	OAuthAnotherType   = "the token is to be used with a proof"
 )
 
 // OAuth is an authorization server for what no server that can be had here does: one that
@@ -40,6 +42,10 @@ type OAuth struct {
 	// Subject checks what is exchanged or asserted, and says whose it is; empty: it is not
 	// accepted.
 	Subject func(grantType string, form url.Values) string
+	// Renewing is called while a refresh token is used, before that is answered.
+	Renewing func()
+	// SparesFamily has the end of a refresh token that was used end nothing else.
+	SparesFamily bool
 
 	mu      sync.Mutex
 	over    string
@@ -73,6 +79,11 @@ func NewOAuth() *OAuth {
 			return
 		}
 		mux.ServeHTTP(w, r)
+		if r.URL.Path == "/token" && o.Renewing != nil {
+			o.mu.Unlock()
+			defer o.mu.Lock()
+			o.Renewing()
+		}
 	}))
 	return o
 }
@@ -217,6 +228,10 @@ func (o *OAuth) answer(w http.ResponseWriter, kind string, scopes, family []stri
 		delete(out, "scope")
 	case OAuthIssuesAnother:
 		out["issued_token_type"] = "urn:ietf:params:oauth:token-type:saml2"
+	case OAuthIssuesJWT:
+		out["issued_token_type"] = "urn:ietf:params:oauth:token-type:jwt"
+	case OAuthAnotherType:
+		out["token_type"] = "DPoP"
 	case OAuthLosesAnswers:
 		w.WriteHeader(http.StatusBadGateway)
 		return
@@ -226,7 +241,10 @@ func (o *OAuth) answer(w http.ResponseWriter, kind string, scopes, family []stri
 
 func (o *OAuth) revoke(w http.ResponseWriter, r *http.Request) {
 	token := r.PostFormValue("token")
-	if _, known := o.refresh[token]; known || o.over == OAuthEndsFamily {
+	switch _, known := o.refresh[token]; {
+	case known && o.SparesFamily:
+		o.used[token] = true
+	case known || o.over == OAuthEndsFamily:
 		o.dead = true
 	}
 	if t, known := o.access[token]; known {
