@@ -340,6 +340,9 @@ func (s *Service) Assertion(ctx context.Context, clientID string, raw secret.Str
 	if keys == nil {
 		return nil, refuse("client %q has no keys", printable(clientID))
 	}
+	if t.kid == "" && keys.kind == JWTBundle {
+		return nil, refuse("an SVID without the id of a key")
+	}
 	if p.Issuer == "" && keys.kind != JWTBundle { // RFC 7523 section 3
 		return nil, refuse("no claim iss")
 	}
