@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -85,6 +86,7 @@ type options struct {
 	// issuers and clients are further entries, and tokens changes how they are verified.
 	issuers, clients string
 	tokens           func(*token.Config)
+	roots            *x509.CertPool // of those who publish keys; nil: the system's
 }
 
 // world is a server with everything around it.
@@ -237,7 +239,7 @@ func (w *world) openTokens(o options) {
 	if o.tokens != nil {
 		o.tokens(&cfg)
 	}
-	if w.tokens, err = token.New(cfg, w.ring, outbound.New(outbound.Policy{Hosts: []string{"127.0.0.1"}})); err != nil {
+	if w.tokens, err = token.New(cfg, w.ring, outbound.New(outbound.Policy{Hosts: []string{"127.0.0.1"}, Roots: o.roots})); err != nil {
 		w.Fatal(err)
 	}
 }

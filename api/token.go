@@ -153,14 +153,6 @@ func credentials(r *http.Request, form url.Values) (broker.Credentials, error) {
 	return broker.Credentials{ID: id}, nil
 }
 
-// thumbprint is that of the certificate of a request's connection; empty without one.
-func thumbprint(r *http.Request) string {
-	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		return ""
-	}
-	return broker.Thumbprint(r.TLS.PeerCertificates[0])
-}
-
 // basic reads the Authorization header. Whoever tries to authenticate by it is
 // answered 401, whatever is wrong (RFC 6749 section 5.2).
 func basic(r *http.Request, id string) (broker.Credentials, error) {
@@ -230,7 +222,7 @@ func (s *Server) grant(c echo.Context, more func(*broker.ExchangeRequest, url.Va
 	req.PostForm, req.Form = form, form
 	r := exchangeRequest(form)
 	r.RequestID, r.Trace, r.Address = requestID(c), traceID(c), c.RealIP()
-	r.Certificate = thumbprint(req)
+	r.Certificate = broker.Shown(req.TLS)
 	switch r.GrantType {
 	case broker.TokenExchange, broker.ClientCredentials:
 	case "":

@@ -232,7 +232,7 @@ func TestATokenForRequestsIsForNothingElse(t *testing.T) {
 	if w.introspect("files-mcp", got.Token, false) {
 		t.Error("it is active at a resource")
 	}
-	if _, err := w.b.Admit(t.Context(), got.Token, mcp); broker.CodeOf(err) != broker.BadToken {
+	if _, err := w.b.Admit(t.Context(), got.Token, mcp, ""); broker.CodeOf(err) != broker.BadToken {
 		t.Errorf("it is admitted elsewhere: %v", err)
 	}
 }

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -20,6 +21,15 @@ import (
 func Thumbprint(c *x509.Certificate) string {
 	sum := sha256.Sum256(c.Raw)
 	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// Shown is the thumbprint of the certificate that a connection was made with; empty
+// without one.
+func Shown(c *tls.ConnectionState) string {
+	if c == nil || len(c.PeerCertificates) == 0 {
+		return ""
+	}
+	return Thumbprint(c.PeerCertificates[0])
 }
 
 // names checks that a certificate, which has been verified, is of this client: RFC 8705

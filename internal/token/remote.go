@@ -239,7 +239,7 @@ func get(ctx context.Context, client *http.Client, address string, most int64) (
 	if err != nil {
 		return nil, 0, fmt.Errorf("fetch %s: %w", address, err)
 	}
-	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Accept", "application/json, application/jwk-set+json") // of the latter alone Kubernetes has its keys
 	resp, err := client.Do(req)
 	if err != nil {
 		return nil, 0, fmt.Errorf("fetch: %w", err)
