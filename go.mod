@@ -41,6 +41,7 @@ require ( // tests only
 	github.com/golang-jwt/jwt/v5 v5.3.1
 	github.com/minio/pkg/v3 v3.1.3
 	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
+	github.com/spiffe/go-spiffe/v2 v2.9.0
 	go.opentelemetry.io/proto/otlp v1.11.0
 	golang.org/x/tools v0.51.0
 	google.golang.org/protobuf v1.36.12

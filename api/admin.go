@@ -107,7 +107,7 @@ func (s *Server) bearer(c echo.Context, resource string) (*broker.Token, error) 
 	if !strings.EqualFold(scheme, "Bearer") || raw == "" || len(c.Request().Header.Values("Authorization")) != 1 {
 		return nil, broker.Fail(broker.BadToken, nil, "a token is needed: stint login gets one")
 	}
-	return s.broker.Admit(c.Request().Context(), secret.New(strings.TrimSpace(raw)), resource)
+	return s.broker.Admit(c.Request().Context(), secret.New(strings.TrimSpace(raw)), resource, broker.Shown(c.Request().TLS))
 }
 
 // person names in the record whoever a token speaks for: somebody by an index, a client

@@ -260,11 +260,11 @@ type unable struct {
 	fails bool
 }
 
-func (u *unable) Admit(ctx context.Context, raw secret.String, resource string) (*broker.Token, error) {
+func (u *unable) Admit(ctx context.Context, raw secret.String, resource, certificate string) (*broker.Token, error) {
 	if u.fails {
 		return nil, errors.New(inside)
 	}
-	return u.Broker.Admit(ctx, raw, resource)
+	return u.Broker.Admit(ctx, raw, resource, certificate)
 }
 
 // What is written is recorded, with who did it, and what was before and is after.

@@ -43,7 +43,7 @@ type Broker interface {
 
 // Admitter is what administrators need.
 type Admitter interface {
-	Admit(ctx context.Context, raw secret.String, resource string) (*broker.Token, error)
+	Admit(ctx context.Context, raw secret.String, resource, certificate string) (*broker.Token, error)
 	Judge() *broker.Judge
 	// Person returns how the record names a subject.
 	Person(subject string) string
@@ -130,6 +130,10 @@ type Config struct {
 	Issuer string
 	Limits Limits
 	Keys   Keys
+	// AuthMethods are the methods of authentication that are advertised, and BoundTokens
+	// says that there are clients whose tokens are bound to their certificates.
+	AuthMethods []string
+	BoundTokens bool
 	// DetailsTypes are the types of authorization details that exist.
 	DetailsTypes []string
 	// IssuerHealth says of each trusted issuer what is wrong with its keys; empty:
@@ -188,6 +192,9 @@ func New(cfg Config, b Broker) (*Server, error) {
 		return nil, errors.New("api: a collaborator is missing")
 	}
 	cfg.Limits.defaults()
+	if cfg.AuthMethods == nil {
+		cfg.AuthMethods = []string{"client_secret_basic", "client_secret_post", "private_key_jwt"}
+	}
 	if cfg.DetailsTypes == nil {
 		cfg.DetailsTypes = []string{} // null is no list
 	}

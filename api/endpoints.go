@@ -94,6 +94,12 @@ type active struct {
 	Act      *act            `json:"act,omitempty"`
 	Details  json.RawMessage `json:"authorization_details,omitempty"`
 	Once     bool            `json:"once,omitempty"`
+	Confirm  *confirmation   `json:"cnf,omitempty"`
+}
+
+// confirmation is what a token is bound to (RFC 8705 section 3.2).
+type confirmation struct {
+	Certificate string `json:"x5t#S256"`
 }
 
 type act struct {
@@ -107,6 +113,9 @@ func activeToken(t *broker.Token) active {
 		Active: true, Issuer: t.Issuer, Subject: t.Subject, Audience: t.Audience[0], ClientID: t.ClientID, ID: t.ID,
 		Type: "Bearer", Scope: strings.Join(t.Scope, " "), Expires: t.Expires.Unix(), IssuedAt: t.IssuedAt.Unix(),
 		Details: t.Details, Once: t.Stint.Once,
+	}
+	if t.Certificate != "" {
+		a.Confirm = &confirmation{t.Certificate}
 	}
 	for i := len(t.Actors) - 1; i >= 0; i-- {
 		a.Act = &act{t.Actors[i].Issuer, t.Actors[i].Subject, a.Act}
@@ -155,6 +164,7 @@ type metadata struct {
 	IntrospectMethods     []string `json:"introspection_endpoint_auth_methods_supported"`
 	IntrospectAlgorithms  []string `json:"introspection_endpoint_auth_signing_alg_values_supported"`
 	DetailsTypes          []string `json:"authorization_details_types_supported"`
+	BoundTokens           bool     `json:"tls_client_certificate_bound_access_tokens,omitempty"` // RFC 8705 section 3.3
 	SubjectTypes          []string `json:"subject_types_supported,omitempty"`
 	IDTokenAlgorithms     []string `json:"id_token_signing_alg_values_supported,omitempty"`
 	// CallEndpoint is ours.
@@ -162,7 +172,7 @@ type metadata struct {
 }
 
 func (s *Server) newMetadata(openID bool) metadata {
-	methods := []string{"client_secret_basic", "client_secret_post", "private_key_jwt"}
+	methods := s.cfg.AuthMethods
 	m := metadata{
 		Issuer: s.cfg.Issuer, TokenEndpoint: s.cfg.Issuer + "/oauth2/token",
 		RevocationEndpoint: s.cfg.Issuer + "/oauth2/revoke", IntrospectionEndpoint: s.cfg.Issuer + "/oauth2/introspect",
@@ -170,7 +180,7 @@ func (s *Server) newMetadata(openID bool) metadata {
 		ResponseTypes: []string{}, AuthMethods: methods, AuthAlgorithms: broker.ClientAlgorithms,
 		RevocationMethods: methods, RevocationAlgorithms: broker.ClientAlgorithms,
 		IntrospectMethods: methods, IntrospectAlgorithms: broker.ClientAlgorithms,
-		DetailsTypes: s.cfg.DetailsTypes,
+		DetailsTypes: s.cfg.DetailsTypes, BoundTokens: s.cfg.BoundTokens,
 	}
 	if s.cfg.Calls != nil {
 		m.CallEndpoint = s.cfg.Issuer + "/call"

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -82,6 +83,10 @@ type options struct {
 	grace  time.Duration
 	calls  bool // there are credentials that stay here
 	links  bool // accounts are linked at the provider code
+	// issuers and clients are further entries, and tokens changes how they are verified.
+	issuers, clients string
+	tokens           func(*token.Config)
+	roots            *x509.CertPool // of those who publish keys; nil: the system's
 }
 
 // world is a server with everything around it.
@@ -152,7 +157,7 @@ func newWorld(t testing.TB, o options) *world {
 	w.db = documents{providertest.NewFake("db", w.clock.Now)}
 	log := slog.New(slog.NewJSONHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	w.openSecrets(log)
-	w.openTokens()
+	w.openTokens(o)
 	w.openBroker(log, o)
 	w.serve(o)
 	return w
@@ -203,7 +208,7 @@ func (w *world) openSecrets(log *slog.Logger) {
 	w.Cleanup(func() { _ = w.secrets.Close() })
 }
 
-func (w *world) openTokens() {
+func (w *world) openTokens(o options) {
 	w.Helper()
 	var err error
 	w.ring, err = token.OpenRing(context.Background(), token.RingConfig{
@@ -231,7 +236,10 @@ func (w *world) openTokens() {
 		IssuerKeys: map[string][]byte{w.ci.url: w.ci.jwks(w)},
 		Clients:    map[string]token.ClientKeys{"gateway": {JWKS: w.gateway.jwks(w)}},
 	}
-	if w.tokens, err = token.New(cfg, w.ring, outbound.New(outbound.Policy{Hosts: []string{"127.0.0.1"}})); err != nil {
+	if o.tokens != nil {
+		o.tokens(&cfg)
+	}
+	if w.tokens, err = token.New(cfg, w.ring, outbound.New(outbound.Policy{Hosts: []string{"127.0.0.1"}, Roots: o.roots})); err != nil {
 		w.Fatal(err)
 	}
 }
@@ -267,7 +275,7 @@ func (w *world) openBroker(log *slog.Logger, o options) {
 		Agents  []*broker.Agent  `yaml:"agents"`
 		Clients []*broker.Client `yaml:"clients"`
 	}
-	decode(w, strings.NewReplacer("HASH", `"`+hash+`"`, self, w.self).Replace(registryYAML), &in)
+	decode(w, strings.NewReplacer("HASH", `"`+hash+`"`, self, w.self).Replace(strings.Replace(registryYAML, "agents:\n", o.issuers+"agents:\n", 1)+o.clients), &in)
 	signInClient := &broker.Client{
 		ID: "stint-admin", GrantTypes: []string{exchange}, Targets: []string{w.self + "/admin/v1"}, Ceiling: &scopes.Ceiling{Everything: true},
 		AcceptLess: true, Identities: map[string]string{w.idp.url: "stint-at-idp"}, Session: time.Hour,

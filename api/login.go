@@ -137,7 +137,7 @@ func (s *door) signedIn(c echo.Context) (raw secret.String, t *broker.Token, err
 		}
 		raw = secret.New(string(text))
 	}
-	t, err = s.broker.Admit(c.Request().Context(), raw, s.Resource)
+	t, err = s.broker.Admit(c.Request().Context(), raw, s.Resource, broker.Shown(c.Request().TLS))
 	if broker.CodeOf(err) == broker.BadToken {
 		setCookie(c, s.session, "", 0)
 		return raw, nil, nil

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -51,11 +52,50 @@ type TLS struct {
 	// MinVersion is the lowest version that is spoken: 1.3, or 1.2 if it must be.
 	// Absent: 1.3.
 	MinVersion string `yaml:"min_version,omitempty" check:"oneof=1.2|1.3"`
+	// ClientCA is a file of certificates in PEM: the authorities that sign those of
+	// clients with the method tls_client_auth which name none themselves.
+	ClientCA string `yaml:"client_ca,omitempty"`
+
+	// AskClients asks callers for a certificate, which they need not have; Hints are the
+	// authorities that they are told, nil for any. Set where clients authenticate so.
+	AskClients bool           `yaml:"-"`
+	Hints      *x509.CertPool `yaml:"-"`
+}
+
+// Bounds of what a caller shows in a handshake.
+const (
+	maxChain     = 6        // certificates
+	maxChainSize = 24 << 10 // bytes
+)
+
+var errChain = errors.New("more certificates than are looked at")
+
+// asking makes a server ask for certificates. That the caller has the key is seen to by
+// the handshake; whose they are is looked at when a client names itself, since some are
+// signed by nobody. Every connection is to prove its key: none is taken up again.
+func (t TLS) asking(cfg *tls.Config) {
+	if !t.AskClients {
+		return
+	}
+	cfg.ClientAuth, cfg.ClientCAs, cfg.SessionTicketsDisabled = tls.RequestClientCert, t.Hints, true
+	cfg.VerifyPeerCertificate = func(raw [][]byte, _ [][]*x509.Certificate) error {
+		size := 0
+		for _, c := range raw {
+			size += len(c)
+		}
+		if len(raw) > maxChain || size > maxChainSize {
+			return errChain
+		}
+		return nil
+	}
 }
 
 // Check says what is wrong with where to listen.
 func (l *Listen) Check() error {
 	host, _, err := net.SplitHostPort(l.Address)
+	if l.TLS != nil && (l.TLS.ClientCA != "" || l.TLS.AskClients) && l.TLS.MinVersion == "1.2" {
+		return errors.New("tls: clients' certificates are for TLS 1.3 alone, and min_version is 1.2")
+	}
 	if err == nil && l.TLS == nil && !l.BehindProxy && !loopback(host) {
 		return fmt.Errorf("address %s: plain HTTP is for loopback addresses; give tls a certificate, or set behind_proxy", l.Address)
 	}
@@ -220,7 +260,9 @@ func (s *Server) listenPublic(l Listen) (net.Listener, error) {
 	if l.TLS.MinVersion == "1.2" {
 		lowest = tls.VersionTLS12
 	}
-	return tls.NewListener(in, &tls.Config{MinVersion: lowest, GetCertificate: cert.get, NextProtos: []string{"h2", "http/1.1"}}), nil
+	cfg := &tls.Config{MinVersion: lowest, GetCertificate: cert.get, NextProtos: []string{"h2", "http/1.1"}}
+	l.TLS.asking(cfg)
+	return tls.NewListener(in, cfg), nil
 }
 
 // listenLocal opens the local socket, for its owner alone. What a dead process

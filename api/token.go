@@ -23,7 +23,12 @@ import (
 	"github.com/stint-dev/stint/internal/strictjson"
 )
 
-const assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+// Types of client assertions (RFC 7523 section 2.2, draft-ietf-oauth-spiffe-client-auth),
+// with what broker.Credentials calls them.
+var assertionTypes = map[string]string{
+	"urn:ietf:params:oauth:client-assertion-type:jwt-bearer": "private_key_jwt",
+	"urn:ietf:params:oauth:client-assertion-type:jwt-spiffe": "spiffe_jwt",
+}
 
 // bad is the error for a request that is malformed.
 func bad(text string) error { return broker.Fail(broker.BadRequest, nil, text) }
@@ -116,7 +121,9 @@ func (*bodyRead) Close() error { return nil }
 var errTooLarge = bad("the body is too large")
 
 // credentials reads how the client authenticates: RFC 6749 section 2.3, RFC 7523
-// section 2.2. More than one way in a request is an error.
+// section 2.2, RFC 8705 section 2. More than one way in a request is an error; a
+// certificate is a way only where there is no other, as it is the connection's. It is
+// never read of a header, whoever has set that.
 func credentials(r *http.Request, form url.Values) (broker.Credentials, error) {
 	id, word := form.Get("client_id"), form.Get("client_secret")
 	assertion, kind := form.Get("client_assertion"), form.Get("client_assertion_type")
@@ -136,10 +143,12 @@ func credentials(r *http.Request, form url.Values) (broker.Credentials, error) {
 		return broker.Credentials{Method: "client_secret_post", ID: id, Secret: secret.New(word)}, nil
 	case (assertion == "") != (kind == ""):
 		return broker.Credentials{}, bad("client_assertion and client_assertion_type go together")
-	case kind != "" && kind != assertionType:
+	case kind != "" && assertionTypes[kind] == "":
 		return broker.Credentials{}, badClient("client_assertion_type is not supported")
 	case assertion != "":
-		return broker.Credentials{Method: "private_key_jwt", ID: id, Assertion: secret.New(assertion)}, nil
+		return broker.Credentials{Method: assertionTypes[kind], ID: id, Assertion: secret.New(assertion)}, nil
+	case r.TLS != nil && len(r.TLS.PeerCertificates) > 0:
+		return broker.Credentials{Method: broker.ByTLS, ID: id, Chain: r.TLS.PeerCertificates}, nil
 	}
 	return broker.Credentials{ID: id}, nil
 }
@@ -213,6 +222,7 @@ func (s *Server) grant(c echo.Context, more func(*broker.ExchangeRequest, url.Va
 	req.PostForm, req.Form = form, form
 	r := exchangeRequest(form)
 	r.RequestID, r.Trace, r.Address = requestID(c), traceID(c), c.RealIP()
+	r.Certificate = broker.Shown(req.TLS)
 	switch r.GrantType {
 	case broker.TokenExchange, broker.ClientCredentials:
 	case "":

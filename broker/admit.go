@@ -13,9 +13,10 @@ import (
 
 // Admit checks a token that somebody presents at a resource of our own: that we
 // signed it, for this resource, that it has neither run out nor been revoked nor
-// used up, and that nobody on its way is turned off. Errors: BadToken, whatever was
-// wrong with it; Unavailable, if that is not known.
-func (b *Broker) Admit(ctx context.Context, raw secret.String, resource string) (*Token, error) {
+// used up, and that nobody on its way is turned off. One that is bound to a certificate
+// has to come over a connection with that: certificate is its thumbprint. Errors:
+// BadToken, whatever was wrong with it; Unavailable, if that is not known.
+func (b *Broker) Admit(ctx context.Context, raw secret.String, resource, certificate string) (*Token, error) {
 	const which = "access token"
 	if err := b.current(b.now()); err != nil {
 		return nil, err
@@ -30,6 +31,8 @@ func (b *Broker) Admit(ctx context.Context, raw secret.String, resource string) 
 		return nil, refused(which, "it is not for %s", resource)
 	case t.forOneUse():
 		return nil, refused(which, "it is for one call of a tool")
+	case t.Certificate != "" && t.Certificate != certificate:
+		return nil, refused(which, "it is bound to another certificate than that of the connection")
 	}
 	l, err := ancestry(which, t, "")
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -18,13 +19,22 @@ import (
 
 // Credentials are what a client presented to prove who it is.
 type Credentials struct {
-	// Method is client_secret_basic, client_secret_post or private_key_jwt.
+	// Method is client_secret_basic or client_secret_post, private_key_jwt for any
+	// assertion of RFC 7523, spiffe_jwt for one of SPIFFE, or [ByTLS].
 	Method string
-	// ID is the client_id; with an assertion it may be empty.
+	// ID is the client_id; with an assertion it may be empty. Of a client with a
+	// SPIFFE ID it may be that.
 	ID        string
 	Secret    secret.String
 	Assertion secret.String
+	// Chain is the certificate that the caller's connection was made with, whose key
+	// has been proven, and those that came with it. Nothing else of it is known.
+	Chain []*x509.Certificate
 }
+
+// ByTLS is the method of who presents nothing in the request, but has a certificate.
+// Which of those methods it comes to is the client's registration to say.
+const ByTLS = "tls"
 
 // secretPrefix names how a client's secret is hashed. Secrets are 256 random
 // bits, so that one keyed hash is enough: there is nothing to guess, and a slow
@@ -68,8 +78,13 @@ func badClient(format string, args ...any) *Error {
 // was wrong; Unavailable, if keys or the memory of used assertions could not be
 // had.
 func (b *Broker) AuthenticateClient(ctx context.Context, c Credentials) (*Client, error) {
-	if c.Method == "private_key_jwt" {
+	switch c.Method {
+	case methodKeyJWT:
 		return b.authenticateAssertion(ctx, c)
+	case methodSPIFFEJWT:
+		return b.authenticateSVID(ctx, c)
+	case ByTLS:
+		return b.authenticateCertificate(ctx, c)
 	}
 	client := b.reg.Clients[c.ID]
 	got := secretHash(b.cfg.ClientSecretKey, c.Secret.Reveal()) // always, so that time tells nothing
@@ -119,20 +134,23 @@ func looksSecret(s string) bool {
 // maxAssertionLife is how long a client assertion may be valid, from now.
 const maxAssertionLife = 10 * time.Minute
 
-// authenticateAssertion checks a private_key_jwt: RFC 7523 section 3, and of its
+// authenticateAssertion checks an assertion of RFC 7523 section 3, and of its
 // revision that the audience is our issuer identifier and nothing else.
 func (b *Broker) authenticateAssertion(ctx context.Context, c Credentials) (*Client, error) {
-	if client := b.reg.Clients[c.ID]; c.ID != "" && (client == nil || client.Auth.Method != c.Method) {
+	client := b.reg.Clients[c.ID]
+	if c.ID != "" && (client == nil || client.Auth.Method != c.Method && client.Auth.Method != methodKubernetes) {
 		return nil, badClient("no client %s that authenticates by %s", b.reg.clientNamed(c.ID), c.Method)
+	}
+	// By whose keys is for the registration to say, and only without a client_id for
+	// the assertion: an issuer is a URL, which no client's id is.
+	if client != nil && client.Auth.Method == methodKubernetes || client == nil && b.reg.Issuers[b.tokens.IssuerOf(c.Assertion)] != nil {
+		return b.authenticateWorkload(ctx, c)
 	}
 	t, err := b.tokens.Assertion(ctx, c.ID, c.Assertion)
 	if err != nil {
-		if CodeOf(err) == Unavailable {
-			return nil, err
-		}
-		return nil, badClient("client %s: assertion: %w", b.reg.clientNamed(c.ID), err)
+		return nil, b.badAssertion(c.ID, err)
 	}
-	client := b.reg.Clients[t.Subject]
+	client = b.reg.Clients[t.Subject]
 	switch {
 	case client == nil || client.Auth.Method != c.Method:
 		return nil, badClient("no client %s that authenticates by %s", b.reg.clientNamed(t.Subject), c.Method)
@@ -161,6 +179,14 @@ func (b *Broker) authenticateAssertion(ctx context.Context, c Credentials) (*Cli
 		return nil, badClient("client %s: assertion used before", client.ID)
 	}
 	return client, nil
+}
+
+// badAssertion is the error for an assertion that is not what it should be.
+func (b *Broker) badAssertion(id string, err error) error {
+	if CodeOf(err) == Unavailable {
+		return err
+	}
+	return badClient("client %s: assertion: %w", b.reg.clientNamed(id), err)
 }
 
 // mayBeUsed reports whether the store may have forgotten that an assertion was used:

@@ -157,11 +157,11 @@ func TestEntriesThatCannotBe(t *testing.T) {
 		"an id that is a URL":          {broker.Client{ID: "https://a", Auth: secretAuth}, "id:"},
 		"a grant type that is unknown": {broker.Client{ID: "a", Auth: secretAuth, GrantTypes: []string{"password"}}, "grant_types"},
 		"a resource with a fragment":   {broker.Client{ID: "a", Auth: secretAuth, Resource: "https://x/#y"}, "resource"},
-		"keys and secrets":             {broker.Client{ID: "a", Auth: broker.ClientAuth{Method: "private_key_jwt", JWKSFile: "x", SecretHashes: hash}}, "no secret_hashes"},
+		"keys and secrets":             {broker.Client{ID: "a", Auth: broker.ClientAuth{Method: "private_key_jwt", JWKSFile: "x", SecretHashes: hash}}, "nothing else"},
 		"two places of keys":           {broker.Client{ID: "a", Auth: broker.ClientAuth{Method: "private_key_jwt", JWKSFile: "x", JWKSURI: "https://x"}}, "one of"},
 		"no keys":                      {broker.Client{ID: "a", Auth: broker.ClientAuth{Method: "private_key_jwt"}}, "one of"},
 		"no secrets":                   {broker.Client{ID: "a", Auth: broker.ClientAuth{Method: "client_secret_post"}}, "needs secret_hashes"},
-		"keys for a secret":            {broker.Client{ID: "a", Auth: broker.ClientAuth{Method: "client_secret_post", SecretHashes: hash, JWKSFile: "x"}}, "no keys"},
+		"keys for a secret":            {broker.Client{ID: "a", Auth: broker.ClientAuth{Method: "client_secret_post", SecretHashes: hash, JWKSFile: "x"}}, "nothing else"},
 		"a secret in clear":            {broker.Client{ID: "a", Auth: broker.ClientAuth{Method: "client_secret_post", SecretHashes: []string{"hunter2"}}}, "is no hash"},
 		"many secrets":                 {broker.Client{ID: "a", Auth: broker.ClientAuth{Method: "client_secret_post", SecretHashes: append(append(hash, hash...), append(hash, append(hash, hash...)...)...)}}, "more than four"},
 	} {

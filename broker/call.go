@@ -45,8 +45,9 @@ type CallRequest struct {
 	Body                                []byte
 	// RequestID is shown to the caller and recorded; Trace is the W3C trace id.
 	RequestID, Trace string
-	// Address is the caller's network address.
-	Address string
+	// Address is the caller's network address, and Certificate the thumbprint of the
+	// certificate that its connection was made with; empty without one.
+	Address, Certificate string
 }
 
 // Call is a request that may be made, once, with what is to be put into it.
@@ -112,6 +113,8 @@ func (b *Broker) admitCall(ctx context.Context, r *CallRequest, c *calling) (*To
 		return nil, refused(which, "%w", err)
 	case !t.Ours || t.Use != AccessToken || !t.forCalls() || len(t.Audience) != 1 || t.Audience[0] != b.reg.Self+callPath:
 		return nil, refused(which, "it is not for requests through Stint")
+	case t.Certificate != "" && t.Certificate != r.Certificate:
+		return nil, refused(which, "it is bound to another certificate than that of the connection")
 	case t.Stint.Call.Provider != r.Provider:
 		return nil, refused(which, "it is for requests to provider %s", t.Stint.Call.Provider)
 	}

@@ -232,7 +232,7 @@ func TestATokenForRequestsIsForNothingElse(t *testing.T) {
 	if w.introspect("files-mcp", got.Token, false) {
 		t.Error("it is active at a resource")
 	}
-	if _, err := w.b.Admit(t.Context(), got.Token, mcp); broker.CodeOf(err) != broker.BadToken {
+	if _, err := w.b.Admit(t.Context(), got.Token, mcp, ""); broker.CodeOf(err) != broker.BadToken {
 		t.Errorf("it is admitted elsewhere: %v", err)
 	}
 }
@@ -396,4 +396,23 @@ func FuzzPathsOfRequests(f *testing.F) {
 			t.Errorf("%q is taken", p)
 		}
 	})
+}
+
+// One that is bound to a certificate makes requests over connections with that alone.
+func TestACallsTokenIsHeldToItsCertificate(t *testing.T) {
+	w := newWorld(t)
+	w.injecting()
+	token, err := w.tokens.Verify(t.Context(), w.callToken().Token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bound := *token
+	bound.Certificate = "mine"
+	raw := w.tokens.put(&bound)
+	for certificate, want := range map[string]broker.Code{"": broker.BadToken, "other": broker.BadToken, "mine": ""} {
+		_, err := w.b.Call(t.Context(), callOf(raw, func(r *broker.CallRequest) { r.Certificate = certificate }))
+		if (err == nil) != (want == "") || err != nil && broker.CodeOf(err) != want {
+			t.Errorf("by %q: %v", certificate, err)
+		}
+	}
 }

@@ -23,7 +23,10 @@ type Claims struct {
 	AuthTime time.Time
 	Groups   []string
 	Details  json.RawMessage
-	Stint    StintClaim
+	// Certificate is the thumbprint of the certificate that it is bound to (RFC 8705
+	// section 3.1); empty: to none.
+	Certificate string
+	Stint       StintClaim
 }
 
 // ClaimVersion is the version of [StintClaim].

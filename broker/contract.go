@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"time"
 
@@ -22,6 +23,15 @@ type Tokens interface {
 	// client. It does not know audiences or replay. IssuedAt is zero if the
 	// assertion has no iat.
 	Assertion(ctx context.Context, clientID string, raw secret.String) (*Token, error)
+	// IssuerOf returns the issuer that a token names, before anything of it is known
+	// to be true; empty if it cannot be read.
+	IssuerOf(raw secret.String) string
+	// Certificate checks the first of a chain of certificates by what the client
+	// registered: authorities that signed it, which count for signing clients'
+	// certificates, at this time; or the certificate itself. It does not know names.
+	// An error with the code BadToken means that it is not accepted; Unavailable, that
+	// what the client registered could not be had.
+	Certificate(ctx context.Context, clientID string, chain []*x509.Certificate) error
 	// Sign makes a token of ours.
 	Sign(ctx context.Context, c *Claims) (secret.String, error)
 }
@@ -68,6 +78,9 @@ type Token struct {
 	Email  string
 	// Claims are the other claims that are texts, numbers or truths, as texts.
 	Claims map[string]string
+	// Certificate is the thumbprint of the certificate that a token of ours is bound
+	// to; empty if it is bound to none.
+	Certificate string
 	// Stint is our own claim, in a token of ours, and KeyID our key that signed it.
 	Stint *StintClaim
 	KeyID string

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -44,6 +45,9 @@ type ExchangeRequest struct {
 	RequestID, Trace string
 	// Address is the caller's network address.
 	Address string
+	// Certificate is the thumbprint of the certificate that the caller's connection was
+	// made with; empty without one.
+	Certificate string
 }
 
 // Issued is what an exchange hands out.
@@ -318,6 +322,9 @@ func (x *exchange) verify(ctx context.Context, which string, raw secret.String, 
 	if err := x.b.reg.accepts(which, t, x.now); err != nil {
 		return nil, err
 	}
+	if !t.shown(x.r) {
+		return nil, refused(which, "it is bound to another certificate than that of the connection")
+	}
 	return t, nil
 }
 
@@ -427,6 +434,11 @@ func (x *exchange) claims(id string) (c *Claims, lineage *Lineage, err error) {
 	c = &Claims{
 		Issuer: x.b.reg.Self, Audience: x.target.Resource, ClientID: x.r.Client.ID, ID: id,
 		IssuedAt: x.now.Truncate(time.Second), Expires: x.expires, Scope: x.verdict.Decision.Granted, Details: x.details.answer,
+	}
+	if x.r.Client.BoundTokens { // to what was shown with this request, never to what a token before was bound to
+		if c.Certificate = x.r.Certificate; c.Certificate == "" {
+			return nil, nil, errors.New("a client with bound tokens, and no certificate")
+		}
 	}
 	lineage = x.lineage.with(x.hop(c.ID))
 	if lineage.Session == "" { // a client for itself: the token is its own session

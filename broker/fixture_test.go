@@ -3,6 +3,7 @@ package broker_test
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -58,6 +59,8 @@ type tokens struct {
 	known map[string]*broker.Token
 	n     int
 	down  error
+	// signed are the certificates that count as verified, by client.
+	signed map[string]*x509.Certificate
 }
 
 func (t *tokens) Verify(_ context.Context, raw secret.String) (*broker.Token, error) {
@@ -75,6 +78,25 @@ func (t *tokens) Verify(_ context.Context, raw secret.String) (*broker.Token, er
 
 func (t *tokens) Assertion(ctx context.Context, id string, raw secret.String) (*broker.Token, error) {
 	return t.Verify(ctx, raw)
+}
+
+// IssuerOf implements [broker.Tokens].
+func (t *tokens) IssuerOf(raw secret.String) string {
+	if k := t.known[raw.Reveal()]; k != nil {
+		return k.Issuer
+	}
+	return ""
+}
+
+// Certificate implements [broker.Tokens]: those of clients are what the test says.
+func (t *tokens) Certificate(_ context.Context, clientID string, chain []*x509.Certificate) error {
+	if t.down != nil {
+		return broker.Fail(broker.Unavailable, t.down, "keys")
+	}
+	if t.signed[clientID] == nil || !t.signed[clientID].Equal(chain[0]) {
+		return broker.Fail(broker.BadToken, errors.New("signed by nobody"), "no")
+	}
+	return nil
 }
 
 func (t *tokens) put(k *broker.Token) secret.String {

@@ -26,7 +26,7 @@ func TestATokenOfALaterVersionIsNeitherGoodNorBad(t *testing.T) {
 	if i, err := w.b.Introspect(ctx, mcpServer, made.Token, false, "r"); broker.CodeOf(err) != broker.Unavailable {
 		t.Errorf("introspected: %+v, %v", i, err)
 	}
-	if _, err := w.b.Admit(ctx, made.Token, mcp); broker.CodeOf(err) != broker.Unavailable {
+	if _, err := w.b.Admit(ctx, made.Token, mcp, ""); broker.CodeOf(err) != broker.Unavailable {
 		t.Errorf("admitted: %v", err)
 	}
 	before := len(w.store.all())

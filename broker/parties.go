@@ -45,6 +45,14 @@ func (r *Registry) accepts(which string, t *Token, now time.Time) error {
 	return nil
 }
 
+// shown reports whether who presents a token may: it is bound to no certificate, or to
+// that of the connection (RFC 8705 section 3), or it was shown to the resource that it is
+// for, which is registered to have checked it.
+func (t *Token) shown(r *ExchangeRequest) bool {
+	return t.Certificate == "" || t.Certificate == r.Certificate ||
+		r.Client.AcceptBound && r.Client.Resource != "" && slices.Contains(t.Audience, r.Client.Resource)
+}
+
 // maxName bounds the names in a foreign token, in bytes.
 const maxName = 512
 

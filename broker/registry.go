@@ -47,6 +47,13 @@ type Client struct {
 	// Impersonation leaves it out of the tokens that it is given: they look as if
 	// the subject itself held them. The record still names it.
 	Impersonation bool `yaml:"impersonation,omitempty"`
+	// BoundTokens binds the tokens that it is given to the certificate that it
+	// authenticated by (RFC 8705 section 3): whoever shows one has to show that too.
+	BoundTokens bool `yaml:"certificate_bound_tokens,omitempty"`
+	// AcceptBound lets it exchange tokens that are for its resource and bound to the
+	// certificate of whoever called it: it has checked that, as resource servers have
+	// to. Otherwise who exchanges a bound token shows the certificate itself.
+	AcceptBound bool `yaml:"accept_bound_tokens,omitempty"`
 	// Disabled refuses everything to it.
 	Disabled bool `yaml:"disabled,omitempty"`
 
@@ -56,21 +63,6 @@ type Client struct {
 	Session time.Duration `yaml:"-"`
 
 	targets map[string]bool // Targets, for looking up
-}
-
-// ClientAuth is how a client authenticates (RFC 7591 section 2,
-// token_endpoint_auth_method).
-type ClientAuth struct {
-	// Method is the one method that is accepted.
-	Method string `yaml:"method" check:"required,oneof=client_secret_basic|client_secret_post|private_key_jwt"`
-	// SecretHashes are the hashes of its secrets, as `stint clients add` prints
-	// them; two while a secret is being replaced.
-	SecretHashes []string `yaml:"secret_hashes,omitempty"`
-	// JWKS holds its public keys, JWKSFile names a file that does, and JWKSURI a
-	// place they are fetched from (private_key_jwt).
-	JWKS     *scopes.Raw `yaml:"jwks,omitempty"`
-	JWKSFile string      `yaml:"jwks_file,omitempty"`
-	JWKSURI  string      `yaml:"jwks_uri,omitempty" check:"https"`
 }
 
 // Check says what is wrong with a client's entry.
@@ -88,24 +80,14 @@ func (c *Client) Check() error {
 			return fmt.Errorf("resource: %q %w", c.Resource, err)
 		}
 	}
-	keys := 0
-	for _, given := range []bool{c.Auth.JWKS != nil, c.Auth.JWKSFile != "", c.Auth.JWKSURI != ""} {
-		if given {
-			keys++
-		}
+	if err := c.Auth.check(); err != nil {
+		return fmt.Errorf("auth: %w", err)
 	}
-	switch {
-	case c.Auth.Method == "private_key_jwt" && (keys != 1 || len(c.Auth.SecretHashes) > 0):
-		return errors.New("auth: private_key_jwt needs one of jwks, jwks_file, jwks_uri, and no secret_hashes")
-	case c.Auth.Method != "private_key_jwt" && (keys > 0 || len(c.Auth.SecretHashes) == 0):
-		return fmt.Errorf("auth: %s needs secret_hashes, and no keys; `stint clients add` makes an entry", c.Auth.Method)
-	case len(c.Auth.SecretHashes) > 4:
-		return errors.New("auth: more than four secret_hashes")
+	if c.BoundTokens && !c.Auth.byCertificate() {
+		return fmt.Errorf("certificate_bound_tokens: %s shows no certificate that tokens could be bound to", c.Auth.Method)
 	}
-	for _, h := range c.Auth.SecretHashes {
-		if _, err := parseSecretHash(h); err != nil {
-			return fmt.Errorf("auth: secret_hashes: %w", err)
-		}
+	if c.AcceptBound && c.Resource == "" {
+		return errors.New("accept_bound_tokens: it is for clients that are a resource, whose callers show them their certificates")
 	}
 	return nil
 }
@@ -155,7 +137,9 @@ type Issuer struct {
 	Issuer string `yaml:"issuer" check:"required,https"`
 	// Disabled refuses its tokens at once, whatever else is configured.
 	Disabled bool `yaml:"disabled,omitempty"`
-	// Accept lists what its tokens may be used as: access_token, id_token, jwt.
+	// Accept lists what its tokens may be used as: access_token, id_token, jwt, which
+	// are exchanged, and client_assertion, by which clients with the method kubernetes
+	// authenticate.
 	Accept []string `yaml:"accept" check:"required"`
 	// Audiences are those of which a token must name one; a token that names the
 	// asking client's own resource, or, for an ID token, its identity at the
@@ -194,8 +178,8 @@ type Issuer struct {
 // Check says what is wrong with an issuer's entry.
 func (i *Issuer) Check() error {
 	for _, a := range i.Accept {
-		if u := Use(a); u != AccessToken && u != IDToken && u != OtherJWT {
-			return fmt.Errorf("accept: %q is none of access_token, id_token, jwt", a)
+		if u := Use(a); u != AccessToken && u != IDToken && u != OtherJWT && a != asAssertion {
+			return fmt.Errorf("accept: %q is none of access_token, id_token, jwt, client_assertion", a)
 		}
 	}
 	if strings.ContainsAny(i.Issuer, "#?") {
@@ -244,6 +228,7 @@ type Registry struct {
 
 	identities map[[2]string]string // (issuer, client id there) -> name of a client or agent
 	groups     map[[2]string]bool   // (issuer, a group that it may speak of)
+	workloads  map[[2]string]string // (issuer, or empty for SPIFFE; subject) -> client that authenticates as it
 	switched   switched
 }
 
@@ -252,6 +237,7 @@ func NewRegistry(self string, clients []*Client, agents []*Agent, issuers []*Iss
 	r := &Registry{
 		Self: self, Clients: make(map[string]*Client), Agents: make(map[string]*Agent),
 		Issuers: make(map[string]*Issuer), Providers: providers, identities: make(map[[2]string]string), groups: make(map[[2]string]bool),
+		workloads: make(map[[2]string]string),
 	}
 	var problems scopes.Problems
 	failf := func(at scopes.Pos, format string, args ...any) {
@@ -287,6 +273,7 @@ func NewRegistry(self string, clients []*Client, agents []*Agent, issuers []*Iss
 			c.targets[t] = true
 		}
 		claim(c.Pos, c.ID, c.Identities)
+		r.addWorkload(c, failf)
 	}
 	for _, a := range agents {
 		if r.Agents[a.Name] != nil || r.Clients[a.Name] != nil {

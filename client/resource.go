@@ -48,7 +48,7 @@ func (c *Client) protect(next http.Handler, accept func(context.Context, *Token)
 			c.Challenge(w, scopes, nil)
 			return
 		}
-		t, err := c.VerifyToVend(r.Context(), raw)
+		t, err := c.VerifyToVend(WithConnection(r.Context(), r.TLS), raw)
 		switch {
 		case err != nil:
 		case !t.Has(scopes...):

@@ -38,6 +38,9 @@ type Token struct {
 	Tool, Arguments string
 	// Once says that it is good for one call.
 	Once bool
+	// Certificate is the thumbprint (x5t#S256, RFC 8705 section 3.1) of the certificate
+	// that it is bound to; empty: to none.
+	Certificate string
 
 	raw Secret
 }
@@ -52,6 +55,10 @@ func (t *Token) Has(scopes ...string) bool {
 // call is used up, by asking Stint. Others are verified without it, so that a
 // revocation is seen when they are exchanged, or when they have expired; use
 // [Client.Introspect] to see it at once.
+//
+// One that is bound to a certificate (RFC 8705 section 3) is accepted over a connection
+// with that certificate alone: [WithConnection] says which it is. [Client.Protect] sees to
+// it by itself.
 //
 // Errors: *[InvalidToken]; *[Unavailable] if it is not known.
 func (c *Client) Verify(ctx context.Context, raw string) (*Token, error) {
@@ -88,6 +95,9 @@ func (c *Client) VerifyToVend(ctx context.Context, raw string) (*Token, error) {
 	t, err := c.claims(payload)
 	if err != nil {
 		return nil, &InvalidToken{err.Error()}
+	}
+	if !t.shownBy(connection(ctx)) {
+		return nil, &InvalidToken{"it is bound to another certificate than that of the connection"}
 	}
 	t.raw = NewSecret(raw)
 	return t, nil
@@ -141,6 +151,7 @@ type claims struct {
 	Scope     string          `json:"scope"`
 	Act       *actor          `json:"act"`
 	Stint     json.RawMessage `json:"stint"`
+	Confirm   json.RawMessage `json:"cnf"`
 }
 
 type actor struct {
@@ -204,6 +215,10 @@ func (c *Client) claims(payload []byte) (*Token, error) {
 	if err := json.Unmarshal(p.Stint, &l); err != nil || l.Version != 1 {
 		return nil, errors.New("its lineage cannot be read: it is of another version")
 	}
+	certificate, err := confirmed(p.Confirm)
+	if err != nil {
+		return nil, err
+	}
 	actors := p.Act.list()
 	if len(l.Via) >= maxHops || len(actors) > maxHops {
 		return nil, fmt.Errorf("its lineage has more than %d hops", maxHops)
@@ -211,5 +226,6 @@ func (c *Client) claims(payload []byte) (*Token, error) {
 	return &Token{
 		Subject: p.Subject, ClientID: p.ClientID, Actors: actors, Agent: l.Agent, Scopes: strings.Fields(p.Scope),
 		Expires: time.Unix(*p.Expires, 0), ID: p.ID, Session: l.Session, Tool: l.Tool, Arguments: l.Arguments, Once: l.Once,
+		Certificate: certificate,
 	}, nil
 }

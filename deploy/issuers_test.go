@@ -31,6 +31,8 @@ const (
 	okta        = "https://acme.okta.com/oauth2/default"
 	entra       = "https://login.microsoftonline.com/11111111-2222-3333-4444-555555555555/v2.0"
 	google      = "https://accounts.google.com"
+	actions     = "https://token.actions.githubusercontent.com"
+	gitlab      = "https://gitlab.com"
 	notesServer = "https://mcp.acme.example/notes"
 )
 
@@ -53,6 +55,19 @@ var (
 	fromGoogle = claims{
 		"typ": "JWT", "iss": google, "aud": "1234567890-server.apps.googleusercontent.com", "azp": "1234567890-server.apps.googleusercontent.com",
 		"sub": "110169484474386276334", "hd": "acme.example", "email": "alice@acme.example", "email_verified": true, "at_hash": "x",
+	}
+	fromActions = claims{
+		"typ": "JWT", "iss": actions, "aud": notesServer, "sub": "repo:acme/web:environment:production", "jti": "a1", "nbf": -30,
+		"repository": "acme/web", "repository_id": "7700001", "repository_owner": "acme", "repository_owner_id": "9900001", "repository_visibility": "private",
+		"ref": "refs/heads/main", "ref_type": "branch", "ref_protected": "true", "sha": "0f1e", "event_name": "push", "environment": "production",
+		"workflow": "deploy", "job_workflow_ref": "acme/web/.github/workflows/deploy.yml@refs/heads/main", "runner_environment": "github-hosted",
+		"run_id": "1", "run_number": "1", "run_attempt": "1", "actor": "alice", "actor_id": "1",
+	}
+	fromGitLab = claims{
+		"typ": "JWT", "iss": gitlab, "aud": notesServer, "sub": "project_path:acme/web:ref_type:branch:ref:main", "jti": "g1", "nbf": -30,
+		"project_id": "4200001", "project_path": "acme/web", "namespace_id": "42", "namespace_path": "acme", "user_id": "7", "user_login": "alice",
+		"user_email": "alice@acme.example", "pipeline_id": "1", "pipeline_source": "push", "job_id": "2", "ref": "main", "ref_type": "branch",
+		"ref_path": "refs/heads/main", "ref_protected": "true", "runner_environment": "gitlab-hosted", "sha": "0f1e",
 	}
 )
 
@@ -94,6 +109,24 @@ func TestTokensOfIssuersAreTakenForWhatTheyAre(t *testing.T) {
 		"google, by an app":                       {"google", fromGoogle.with(claims{"azp": "1234567890-phone.apps.googleusercontent.com"}), true, false},
 		"google, another domain":                  {"google", fromGoogle.with(claims{"hd": "evil.example"}), false, false},
 		"google, an address of the domain":        {"google", fromGoogle.with(claims{"hd": nil}), false, false},
+		"GitHub Actions":                          {"github-actions", fromActions, true, true},
+		"GitHub Actions, a branch":                {"github-actions", fromActions.with(claims{"ref": "refs/heads/feature"}), true, false},
+		"GitHub Actions, a tag of that name":      {"github-actions", fromActions.with(claims{"ref": "refs/tags/main"}), true, false},
+		"GitHub Actions, a pull request":          {"github-actions", fromActions.with(claims{"ref": "refs/pull/7/merge", "event_name": "pull_request"}), true, false},
+		"GitHub Actions, no environment":          {"github-actions", fromActions.with(claims{"environment": nil}), true, false},
+		"GitHub Actions, another repository":      {"github-actions", fromActions.with(claims{"repository": "evil/web", "repository_id": "6600001"}), false, false},
+		"GitHub Actions, the name taken over":     {"github-actions", fromActions.with(claims{"repository_id": "6600001"}), false, false},
+		"GitHub Actions, a subject made up":       {"github-actions", fromActions.with(claims{"sub": "repo:acme/web:ref:refs/heads/main", "repository_id": nil}), false, false},
+		"GitHub Actions, ids in a list":           {"github-actions", fromActions.with(claims{"repository_id": []string{"7700001"}}), false, false},
+		"GitHub Actions, nobody's audience":       {"github-actions", fromActions.with(claims{"aud": "https://github.com/acme"}), false, false},
+		"GitHub Actions, an enterprise's issuer":  {"github-actions", fromActions.with(claims{"iss": actions + "/acme"}), false, false},
+		"GitHub Actions, old":                     {"github-actions", fromActions.with(claims{"iat": -660}), false, false},
+		"GitLab CI":                               {"gitlab-ci", fromGitLab, true, true},
+		"GitLab CI, a branch":                     {"gitlab-ci", fromGitLab.with(claims{"ref": "feature", "ref_protected": "false"}), true, false},
+		"GitLab CI, a tag of that name":           {"gitlab-ci", fromGitLab.with(claims{"ref_type": "tag"}), true, false},
+		"GitLab CI, not protected":                {"gitlab-ci", fromGitLab.with(claims{"ref_protected": "false"}), true, false},
+		"GitLab CI, another project":              {"gitlab-ci", fromGitLab.with(claims{"project_id": "1"}), false, false},
+		"GitLab CI, for others":                   {"gitlab-ci", fromGitLab.with(claims{"aud": "https://vault.example"}), false, false},
 		"google, for another client":              {"google", fromGoogle.with(claims{"aud": "other.apps.googleusercontent.com", "azp": "other.apps.googleusercontent.com"}), false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -179,7 +212,7 @@ func sign(t *testing.T, key *rsa.PrivateKey, in claims) string {
 func TestTheExamplesOfIssuersAreInOrder(t *testing.T) {
 	bin := built(t)
 	files, err := filepath.Glob("issuers/*/stint.yaml")
-	if err != nil || len(files) != 4 {
+	if err != nil || len(files) != 6 {
 		t.Fatalf("%v: %v", files, err)
 	}
 	for _, file := range files {

@@ -128,7 +128,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (*answer, error)
 
 // read takes a request apart.
 func (h *Handler) read(r *http.Request) (*broker.CallRequest, error) {
-	out := &broker.CallRequest{Method: r.Method, Address: r.RemoteAddr}
+	out := &broker.CallRequest{Method: r.Method, Address: r.RemoteAddr, Certificate: broker.Shown(r.TLS)}
 	if h.cfg.Trace != nil {
 		out.Trace = h.cfg.Trace(r.Context())
 	}

@@ -209,6 +209,7 @@ func (s *server) openTokens(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	s.askClients(cfg.Certificates)
 	client, err := s.fetcher()
 	if err != nil {
 		return err
@@ -322,7 +323,8 @@ func (s *server) openAPI(ctx context.Context, metrics *api.Metrics, tel *telemet
 		return err
 	}
 	s.api, err = api.New(api.Config{
-		Issuer: s.cfg.Issuer, Limits: s.cfg.Limits, Keys: s.ring, DetailsTypes: s.detailsTypes(), IssuerHealth: s.tokens.Ready,
+		Issuer: s.cfg.Issuer, Limits: s.cfg.Limits, Keys: s.ring, DetailsTypes: s.detailsTypes(),
+		AuthMethods: s.registry.AuthMethods(), BoundTokens: s.registry.BindsTokens(), IssuerHealth: s.tokens.Ready,
 		Metrics: metrics, Log: s.log, Now: time.Now, Span: tel.request,
 		Calls: calls, Operations: s, Admin: admin, Connect: connect, Answers: s.store, Sealer: s.sealer,
 	}, s.broker)

@@ -19,12 +19,14 @@ import (
 // newClientInput is what the command line says of a client.
 type newClientInput struct {
 	method, resource string
-	targets          []string
+	targets, auth    []string
 	self             bool
 }
 
 // clientMethods are the ways for a client to authenticate.
-var clientMethods = []string{"client_secret_basic", "client_secret_post", "private_key_jwt"}
+var clientMethods = []string{
+	"client_secret_basic", "client_secret_post", "private_key_jwt", "tls_client_auth", "self_signed_tls_client_auth", "kubernetes", "spiffe_x509", "spiffe_jwt",
+}
 
 func newClient(g *globals) *cobra.Command {
 	c := &cobra.Command{Use: "client", Short: "Make entries for clients", Args: cobra.NoArgs}
@@ -35,14 +37,18 @@ func newClient(g *globals) *cobra.Command {
 clients: in the configuration. The entry holds a keyed hash: whoever reads it cannot
 authenticate. The entry's ceiling is read access; raise it where more is needed.
 
-For private_key_jwt nothing is made: the client keeps its key, and the entry names where
-its public keys are.
+For the other methods nothing is made: the client keeps its key, or gets what it shows of
+its platform. --auth says what it is known by, and where its public keys are, as the
+configuration calls it; ID.jwks.json where keys are needed and none are named.
 
 With -o json, entry is the whole entry, as the configuration takes it. An id that is there
 already, and targets that are nothing yet, are warned of.`,
 		Example: `  stint clients add reports-mcp --resource https://mcp.example/reports --target https://api.example/notes
   stint clients add nightly --target https://api.example/notes --client-credentials
-  stint clients add gateway --target https://api.example/notes --method private_key_jwt -o json | jq .entry`,
+  stint clients add gateway --target https://api.example/notes --method private_key_jwt -o json | jq .entry
+  stint clients add batch --target https://api.example/notes --method tls_client_auth --auth subject_dn=CN=batch,O=Acme --auth ca_file=ca.pem
+  stint clients add pod --target https://api.example/notes --method kubernetes --auth issuer=https://cluster.example \
+    --auth service_account=system:serviceaccount:acme:reports`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			cfg, err := config.Load(g.config)
@@ -57,7 +63,8 @@ already, and targets that are nothing yet, are warned of.`,
 		},
 	}
 	f := add.Flags()
-	f.StringVar(&in.method, "method", "client_secret_basic", "how it authenticates: client_secret_basic, client_secret_post or private_key_jwt")
+	f.StringVar(&in.method, "method", "client_secret_basic", "how it authenticates: "+strings.Join(clientMethods, ", "))
+	f.StringArrayVar(&in.auth, "auth", nil, "what it is known by: a setting of auth as `NAME=VALUE`; repeatable")
 	f.StringVar(&in.resource, "resource", "", "the `URI` of the resource that the client is itself")
 	f.StringSliceVar(&in.targets, "target", nil, "a resource or provider that it may ask for; repeatable")
 	f.BoolVar(&in.self, "client-credentials", false, "let it act for itself as well")
@@ -72,7 +79,7 @@ already, and targets that are nothing yet, are warned of.`,
 // command line, or those of newSecret.
 func makeClient(ctx context.Context, cfg *config.Config, id string, in newClientInput) (*madeClient, error) {
 	if !slices.Contains(clientMethods, in.method) {
-		return nil, usage("--method is client_secret_basic, client_secret_post or private_key_jwt, not %q", in.method)
+		return nil, usage("--method is one of %s, not %q", strings.Join(clientMethods, ", "), in.method)
 	}
 	made := &madeClient{Entry: clientEntry{
 		ID: id, Auth: authEntry{Method: in.method}, GrantTypes: []string{broker.TokenExchange}, Resource: in.resource,
@@ -82,9 +89,10 @@ func makeClient(ctx context.Context, cfg *config.Config, id string, in newClient
 	if in.self {
 		e.GrantTypes = append(e.GrantTypes, broker.ClientCredentials)
 	}
-	if in.method == "private_key_jwt" {
-		e.Auth.JWKSFile = id + ".jwks.json"
-	} else {
+	if err := e.Auth.set(id, in.auth); err != nil {
+		return nil, err
+	}
+	if strings.HasPrefix(in.method, "client_secret_") {
 		var hash string
 		var err error
 		if made.Secret, hash, err = newSecret(ctx, cfg); err != nil {
@@ -130,7 +138,7 @@ func makeSecret(ctx context.Context, secrets vault.Store) (secret.String, string
 
 // madeClient is what was made for a client.
 type madeClient struct {
-	Secret   secret.String // empty for private_key_jwt
+	Secret   secret.String // empty where the method has none
 	Entry    clientEntry
 	Warnings []string
 }
@@ -149,6 +157,47 @@ type authEntry struct {
 	Method       string   `json:"method"`
 	SecretHashes []string `json:"secret_hashes,omitempty"`
 	JWKSFile     string   `json:"jwks_file,omitempty"`
+	JWKSURI      string   `json:"jwks_uri,omitempty"`
+	CAFile       string   `json:"ca_file,omitempty"`
+	SubjectDN    string   `json:"subject_dn,omitempty"`
+	SANDNS       string   `json:"san_dns,omitempty"`
+	SANURI       string   `json:"san_uri,omitempty"`
+	SANIP        string   `json:"san_ip,omitempty"`
+	SANEmail     string   `json:"san_email,omitempty"`
+	Issuer       string   `json:"issuer,omitempty"`
+	Account      string   `json:"service_account,omitempty"`
+	SPIFFEID     string   `json:"spiffe_id,omitempty"`
+}
+
+// setting is a text in a client's authentication, as the configuration calls it.
+type setting struct {
+	name  string
+	value *string
+}
+
+func (a *authEntry) settings() []setting {
+	return []setting{
+		{"jwks_file", &a.JWKSFile}, {"jwks_uri", &a.JWKSURI}, {"ca_file", &a.CAFile}, {"subject_dn", &a.SubjectDN}, {"san_dns", &a.SANDNS},
+		{"san_uri", &a.SANURI}, {"san_ip", &a.SANIP}, {"san_email", &a.SANEmail}, {"issuer", &a.Issuer}, {"service_account", &a.Account}, {"spiffe_id", &a.SPIFFEID},
+	}
+}
+
+// set takes settings of the command line, and names a file for keys where the method
+// needs some and none are named.
+func (a *authEntry) set(id string, given []string) error {
+	all := a.settings()
+	for _, text := range given {
+		name, value, _ := strings.Cut(text, "=")
+		at := slices.IndexFunc(all, func(s setting) bool { return s.name == name })
+		if at < 0 || value == "" || *all[at].value != "" {
+			return usage("--auth is NAME=VALUE, each once, not %q", text)
+		}
+		*all[at].value = value
+	}
+	if _, keyed := keyKinds[a.Method]; keyed && a.Method != "tls_client_auth" && a.JWKSURI == "" && a.CAFile == "" && a.JWKSFile == "" {
+		a.JWKSFile = id + ".jwks.json"
+	}
+	return nil
 }
 
 type ceilingEntry struct {
@@ -160,7 +209,9 @@ type ceilingEntry struct {
 // check holds an entry against what the configuration takes.
 func (e *clientEntry) check() error {
 	c := broker.Client{ID: e.ID, GrantTypes: e.GrantTypes, Resource: e.Resource, Auth: broker.ClientAuth{
-		Method: e.Auth.Method, SecretHashes: e.Auth.SecretHashes, JWKSFile: e.Auth.JWKSFile,
+		Method: e.Auth.Method, SecretHashes: e.Auth.SecretHashes, JWKSFile: e.Auth.JWKSFile, JWKSURI: e.Auth.JWKSURI, CAFile: e.Auth.CAFile,
+		SubjectDN: e.Auth.SubjectDN, SANDNS: e.Auth.SANDNS, SANURI: e.Auth.SANURI, SANIP: e.Auth.SANIP, SANEmail: e.Auth.SANEmail,
+		Issuer: e.Auth.Issuer, ServiceAccount: e.Auth.Account, SPIFFEID: e.Auth.SPIFFEID,
 	}}
 	return c.Check()
 }
@@ -228,17 +279,27 @@ func (m *madeClient) text(p *printer) {
 	}
 	p.line("# Put this under clients: in the configuration, and restart the server.")
 	p.line("  - id: %s", e.ID)
-	if e.Auth.JWKSFile == "" {
-		p.line("    auth: {method: %s, secret_hashes: %s}", e.Auth.Method, flow(e.Auth.SecretHashes))
-	} else {
-		p.line("    auth: {method: %s, jwks_file: %s}  # its public keys", e.Auth.Method, e.Auth.JWKSFile)
-	}
+	p.line("    auth: %s", e.Auth.flow())
 	p.line("    grant_types: %s", flow(e.GrantTypes))
 	if e.Resource != "" {
 		p.line("    resource: %s", e.Resource)
 	}
 	p.line("    targets: %s", flow(e.Targets))
 	p.line(`    ceiling: {access: %s, scopes: %q, vend: %q}`, e.Ceiling.Access, e.Ceiling.Scopes, e.Ceiling.Vend)
+}
+
+// flow writes it as YAML on one line.
+func (a *authEntry) flow() string {
+	parts := []string{"method: " + a.Method}
+	if len(a.SecretHashes) > 0 {
+		parts = append(parts, "secret_hashes: "+flow(a.SecretHashes))
+	}
+	for _, s := range a.settings() {
+		if *s.value != "" {
+			parts = append(parts, fmt.Sprintf("%s: %q", s.name, *s.value))
+		}
+	}
+	return "{" + strings.Join(parts, ", ") + "}"
 }
 
 // flow writes a list as YAML on one line.

@@ -54,6 +54,11 @@ func TestAnEntryForAClientIsTakenAsItIs(t *testing.T) {
 			[]string{"--method", "private_key_jwt"}, `{"method":"private_key_jwt","jwks_file":"reports.jwks.json"`,
 			`"grant_types":` + plain + `,"targets":["https://api.example/notes"],"ceiling":{"access":"read","scopes":"*","vend":"*"}}`,
 		},
+		"the bundle of a trust domain": {
+			[]string{"--method", "spiffe_jwt", "--auth", "spiffe_id=spiffe://acme.example/reports", "--auth", "jwks_uri=https://spire.acme.example/bundle"},
+			`{"method":"spiffe_jwt","jwks_uri":"https://spire.acme.example/bundle","spiffe_id":"spiffe://acme.example/reports"`,
+			`"grant_types":` + plain + `,"targets":["https://api.example/notes"],"ceiling":{"access":"read","scopes":"*","vend":"*"}}`,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(dir, theConfig)
@@ -65,7 +70,7 @@ func TestAnEntryForAClientIsTakenAsItIs(t *testing.T) {
 			if code != 0 {
 				t.Fatalf("%d: %s", code, text)
 			}
-			if hasSecret := strings.Contains(text, "shown this once: "); hasSecret == (name == "a key") {
+			if hasSecret := strings.Contains(text, "shown this once: "); hasSecret != strings.Contains(name, "a secret") {
 				t.Errorf("got\n%s", text)
 			}
 			clientEntryIn(t, file, text)
@@ -82,7 +87,7 @@ func TestAnEntryForAClientIsTakenAsItIs(t *testing.T) {
 			if err := json.Unmarshal([]byte(out), &got); code != 0 || err != nil || len(got.Warnings) > 0 {
 				t.Fatalf("%d, %v: %s", code, err, out)
 			}
-			if (len(got.Secret) < 40) != (name == "a key") {
+			if (len(got.Secret) < 40) == strings.Contains(name, "a secret") {
 				t.Errorf("the secret is %q", got.Secret)
 			}
 			entry := compacted(t, got.Entry)
@@ -163,7 +168,7 @@ func TestEntriesForClientsThatCannotBe(t *testing.T) {
 		want string
 	}{
 		"an id that is a subject":           {[]string{"https://idp.example#alice"}, exitUsage, "is not 1 to 64 letters"},
-		"a method that is none":             {[]string{"reports", "--method", "none"}, exitUsage, `private_key_jwt, not "none"`},
+		"a method that is none":             {[]string{"reports", "--method", "none"}, exitUsage, `spiffe_jwt, not "none"`},
 		"a resource that is no URI":         {[]string{"reports", "--resource", "reports"}, exitUsage, "resource: "},
 		"no id":                             {nil, exitUsage, "accepts 1 arg(s)"},
 		"a configuration that is not there": {[]string{"reports", "-c", "/does/not/exist.yaml"}, exitRefused, ""},

@@ -36,7 +36,7 @@ func TestShellsCompleteWhatIsAClosedList(t *testing.T) {
 		"groups":                           {[]string{"explain", "-c", file, "--group", ""}, "everyone editors"},
 		"what can be asked for":            {[]string{"explain", "-c", file, "--resource", ""}, theTarget},
 		"targets":                          {[]string{"client", "add", "x", "-c", file, "--target", ""}, theTarget},
-		"methods":                          {[]string{"client", "add", "x", "--method", ""}, "client_secret_basic client_secret_post private_key_jwt"},
+		"methods":                          {[]string{"client", "add", "x", "--method", ""}, "client_secret_basic client_secret_post private_key_jwt tls_client_auth self_signed_tls_client_auth kubernetes spiffe_x509 spiffe_jwt"},
 		"users":                            {[]string{"dev", "sign-in", ""}, "alice bob carol"},
 		"no second user":                   {[]string{"dev", "sign-in", "alice", ""}, ""},
 		"ways of printing":                 {[]string{"version", "-o", ""}, "text json yaml"},

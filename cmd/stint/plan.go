@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -165,7 +166,7 @@ func (p *plan) compile() (*scopes.Policy, error) {
 func (p *plan) tokenConfig() (token.Config, error) {
 	cfg := token.Config{
 		Self: p.cfg.Issuer, Skew: p.cfg.Revocation.ClockSkew.Duration, CacheSize: 2048, Now: time.Now,
-		IssuerKeys: make(map[string][]byte), Clients: make(map[string]token.ClientKeys),
+		IssuerKeys: make(map[string][]byte), Clients: make(map[string]token.ClientKeys), Certificates: make(map[string]token.ClientKeys),
 	}
 	var wrong scopes.Problems
 	failf := func(at scopes.Pos, format string, args ...any) {
@@ -186,14 +187,26 @@ func (p *plan) tokenConfig() (token.Config, error) {
 		cfg.IssuerKeys[i.Tokens.ID] = keys
 	}
 	for _, c := range p.cfg.Clients {
-		if c.Auth.Method != "private_key_jwt" {
-			continue
+		if c.ByCertificate() && p.cfg.Listen.TLS == nil {
+			failf(c.Pos, "client %s: %s needs listen.tls: where a proxy speaks TLS, nobody proves the key of a certificate to this server, and what a header says of one is not believed", c.ID, c.Auth.Method)
+		}
+		if t := p.cfg.Listen.TLS; c.ByCertificate() && t != nil && t.MinVersion == "1.2" {
+			failf(c.Pos, "client %s: %s is for TLS 1.3 alone, and listen.tls.min_version is 1.2", c.ID, c.Auth.Method)
 		}
 		keys, err := p.clientKeys(c)
 		if err != nil {
-			failf(c.Pos, "client %s: its keys: %v", c.ID, brief(err, c.Auth.JWKSFile))
+			failf(c.Pos, "client %s: its keys: %v", c.ID, brief(err, cmp.Or(c.Auth.JWKSFile, c.Auth.CAFile)))
 		}
-		cfg.Clients[c.ID] = keys
+		switch c.Auth.Method {
+		case "private_key_jwt":
+			cfg.Clients[c.ID] = keys
+		case "spiffe_jwt":
+			cfg.Clients[c.Auth.SPIFFEID] = keys
+		default:
+			if c.ByCertificate() {
+				cfg.Certificates[c.ID] = keys
+			}
+		}
 	}
 	if len(wrong) > 0 {
 		return cfg, wrong
@@ -201,20 +214,65 @@ func (p *plan) tokenConfig() (token.Config, error) {
 	return cfg, nil
 }
 
-// clientKeys returns the keys of a client that authenticates by assertion.
+// keyKinds are what the keys of clients are read as, by method. Others have none.
+var keyKinds = map[string]token.KeyKind{
+	"private_key_jwt": token.Keys, "self_signed_tls_client_auth": token.Certificates, "tls_client_auth": token.X509Bundle,
+	"spiffe_jwt": token.JWTBundle, "spiffe_x509": token.X509Bundle,
+}
+
+// clientKeys returns the keys of a client that authenticates by assertion or
+// certificate.
 func (p *plan) clientKeys(c *broker.Client) (keys token.ClientKeys, err error) {
+	kind, ok := keyKinds[c.Auth.Method]
+	if !ok {
+		return keys, nil
+	}
+	keys.Kind = kind
+	ca := c.Auth.CAFile
+	if t := p.cfg.Listen.TLS; ca == "" && c.Auth.Method == "tls_client_auth" && t != nil {
+		ca = t.ClientCA
+	}
 	switch {
 	case c.Auth.JWKSURI != "":
-		return token.ClientKeys{JWKSURI: c.Auth.JWKSURI}, nil
+		keys.JWKSURI = c.Auth.JWKSURI
+		return keys, nil
+	case ca != "":
+		if keys.Authorities, err = os.ReadFile(p.cfg.Path(ca)); err == nil {
+			_, err = token.ParseAuthorities(keys.Authorities)
+		}
+		return keys, err
 	case c.Auth.JWKSFile != "":
 		keys.JWKS, err = os.ReadFile(p.cfg.Path(c.Auth.JWKSFile))
 	case c.Auth.JWKS != nil:
 		keys.JWKS, err = json.Marshal(c.Auth.JWKS.Value)
+	default:
+		return keys, errors.New("no authority is named: ca_file, or listen.tls.client_ca")
 	}
 	if err == nil {
-		_, err = token.ParseClientKeys(keys.JWKS)
+		_, err = keys.Parse()
 	}
 	return keys, err
+}
+
+// askClients makes the listener ask for certificates, if a client authenticates by one.
+// Where all of them are signed by authorities that are known, callers are told which, so
+// that no browser asks its user for one.
+func (p *plan) askClients(keys map[string]token.ClientKeys) {
+	if len(keys) == 0 {
+		return
+	}
+	t, hints := p.cfg.Listen.TLS, x509.NewCertPool()
+	t.AskClients = true
+	for _, k := range keys {
+		all, err := token.ParseAuthorities(k.Authorities)
+		if err != nil { // self-signed, or fetched
+			return
+		}
+		for _, c := range all {
+			hints.AddCert(c)
+		}
+	}
+	t.Hints = hints
 }
 
 // brief is an error about a file that has been named as the configuration names

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stint-dev/stint/broker"
+	"github.com/stint-dev/stint/internal/token"
 	"github.com/stint-dev/stint/scopes"
 )
 
@@ -62,6 +63,23 @@ func (p *plan) warnings() (out []mistake) {
 			about("listen: tls: certificate: %v", err)
 		}
 	}
+	return p.warnOfAuthorities(out)
+}
+
+// warnOfAuthorities adds those whose certificates count for clients and are not good.
+func (p *plan) warnOfAuthorities(out []mistake) []mistake {
+	for _, c := range p.cfg.Clients {
+		keys, err := p.clientKeys(c)
+		if err != nil || keys.Authorities == nil {
+			continue
+		}
+		all, _ := token.ParseAuthorities(keys.Authorities) // it has been read
+		for _, a := range all {
+			if err := goodAt(a, time.Now()); err != nil {
+				out = append(out, mistake{c.Pos.File, c.Pos.Line, c.Pos.Column, fmt.Sprintf("client %s: the authority %q: %v", c.ID, a.Subject, err)})
+			}
+		}
+	}
 	slices.SortStableFunc(out, func(a, b mistake) int { return cmp.Compare(a.Line, b.Line) })
 	return out
 }
@@ -99,13 +117,22 @@ func certificateFor(path, issuer string, now time.Time) error {
 		return err
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
+	}
+	if err := goodAt(cert, now); err != nil {
+		return err
+	}
+	return cert.VerifyHostname(u.Hostname())
+}
+
+// goodAt says why a certificate is not good at a time.
+func goodAt(cert *x509.Certificate, now time.Time) error {
+	switch {
 	case now.After(cert.NotAfter):
 		return fmt.Errorf("it expired on %s", cert.NotAfter.Format(time.DateTime))
 	case now.Before(cert.NotBefore):
 		return fmt.Errorf("it is good only from %s on", cert.NotBefore.Format(time.DateTime))
 	}
-	return cert.VerifyHostname(u.Hostname())
+	return nil
 }

@@ -356,6 +356,9 @@ func (c *Config) defaults() {
 	text(&c.Listen.Socket, filepath.Join(c.Data, "stint.sock"))
 	if t := c.Listen.TLS; t != nil {
 		t.Certificate, t.Key = c.Path(t.Certificate), c.Path(t.Key)
+		if t.ClientCA != "" {
+			t.ClientCA = c.Path(t.ClientCA)
+		}
 	}
 	if c.Replica == "" {
 		c.Replica, _ = os.Hostname()

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -77,13 +78,9 @@ var rules = map[string]object{
 	"broker.Client.grant_types": {"items": object{
 		"enum": texts("urn:ietf:params:oauth:grant-type:token-exchange", "client_credentials"),
 	}},
-	"broker.ClientAuth": {
-		"if":   object{"properties": object{"method": object{"const": "private_key_jwt"}}},
-		"then": object{"properties": object{"secret_hashes": false}, "oneOf": []any{requires("jwks"), requires("jwks_file"), requires("jwks_uri")}},
-		"else": object{"properties": object{"jwks": false, "jwks_file": false, "jwks_uri": false}, "required": texts("secret_hashes")},
-	},
+	"broker.ClientAuth":               {"allOf": methods()},
 	"broker.ClientAuth.secret_hashes": {"maxItems": 4},
-	"broker.Issuer.accept":            {"minItems": 1, "items": object{"enum": texts("access_token", "id_token", "jwt")}},
+	"broker.Issuer.accept":            {"minItems": 1, "items": object{"enum": texts("access_token", "id_token", "jwt", "client_assertion")}},
 	"token.Issuer.algorithms": {"items": object{
 		"enum": texts("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"),
 	}},
@@ -93,6 +90,46 @@ var rules = map[string]object{
 	"config.Provider.name":   {"pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"},
 	"store.Config":           kinds("embedded", "file", "redis", "redis"),
 	"vault.Config":           kinds("file", "file", "vault", "vault"),
+}
+
+// methods says which settings each method of authentication has: of each group one.
+func methods() (all []any) {
+	keys := texts("jwks", "jwks_file", "jwks_uri")
+	groups := [][]any{texts("secret_hashes"), keys, texts("ca_file"), texts("subject_dn", "san_dns", "san_uri", "san_ip", "san_email"),
+		texts("issuer"), texts("service_account"), texts("spiffe_id")}
+	for _, m := range []struct {
+		method string
+		needs  [][]any
+		may    []any
+	}{
+		{"client_secret_basic", [][]any{groups[0]}, nil},
+		{"client_secret_post", [][]any{groups[0]}, nil},
+		{"private_key_jwt", [][]any{keys}, nil},
+		{"tls_client_auth", [][]any{groups[3]}, groups[2]},
+		{"self_signed_tls_client_auth", [][]any{keys}, nil},
+		{"kubernetes", [][]any{groups[4], groups[5]}, nil},
+		{"spiffe_x509", [][]any{groups[6], append(texts("ca_file"), keys...)}, nil},
+		{"spiffe_jwt", [][]any{groups[6], keys}, nil},
+	} {
+		never := object{}
+		for _, key := range slices.Concat(groups...) {
+			never[key.(string)] = false
+		}
+		var needs []any
+		for _, group := range append(m.needs, m.may) {
+			var one []any
+			for _, key := range group {
+				delete(never, key.(string))
+				one = append(one, requires(key.(string)))
+			}
+			needs = append(needs, object{"oneOf": one})
+		}
+		all = append(all, object{
+			"if":   object{"properties": object{"method": object{"const": m.method}}, "required": texts("method")},
+			"then": object{"properties": never, "allOf": needs[:len(m.needs)]},
+		})
+	}
+	return all
 }
 
 func requires(keys ...string) object { return object{"required": texts(keys...)} }

@@ -40,6 +40,24 @@ type payload struct {
 	bound     bool // it is good only together with a key (RFC 7800)
 }
 
+// parseAssertion reads the claims of a client's assertion. One of SPIFFE need not have an
+// issuer (JWT-SVID section 3); to those who need it, an empty one is nobody's.
+func parseAssertion(data []byte) (*payload, error) {
+	p := &payload{}
+	err := strictjson.Members(data, func(name string, value []byte) (err error) {
+		if name == "iss" {
+			p.Issuer, err = text(value)
+		} else {
+			err = p.member(name, value, standard)
+		}
+		if err != nil {
+			return fmt.Errorf("claim %s: %w", printable(name), err)
+		}
+		return nil
+	})
+	return p, err
+}
+
 // parsePayload reads claims. Nothing of it is trusted before the signature is
 // verified; it is read first to learn the issuer, and only once.
 func parsePayload(data []byte, issuerNames func(iss string) (names, error)) (*payload, error) {
@@ -171,7 +189,7 @@ func (p *payload) member(name string, value []byte, n names) (err error) {
 	case "nonce", "at_hash", "c_hash", "s_hash":
 		p.idClaims = true
 	case "cnf":
-		p.bound = true
+		p.bound, p.Certificate = true, confirmation(value)
 	case "authorization_details":
 		p.Details = append(json.RawMessage(nil), value...)
 	case "stint":

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,17 +30,24 @@ type Key struct {
 	alg    string
 	public crypto.PublicKey
 	lowS   bool // of two spellings of an ECDSA signature take one
+
+	certificate *x509.Certificate // in place of public: what a client shows, or one of roots
+	roots       *x509.CertPool    // authorities, all of a set
 }
 
 // Set is a set of keys of one party.
 type Set struct {
 	keys []*Key
 	byID map[string]*Key
+	all  *Key // found whatever is asked for
 }
 
 // find returns the key that a header names. Without a name there must be only
 // one key for the algorithm.
 func (s *Set) find(h joseHeader) *Key {
+	if s.all != nil {
+		return s.all
+	}
 	if h.kid != "" {
 		return s.byID[h.kid]
 	}
@@ -74,6 +82,12 @@ type jwkUse struct {
 // wrote. Otherwise such keys are left out, as issuers publish keys for other
 // purposes too. Of keys that share an id none is taken.
 func ParseKeys(data []byte, algs []string, strict bool) (*Set, error) {
+	return parseSet(data, strict, func(raw []byte) (*Key, error) { return parseKeyFor(raw, "sig", algs) })
+}
+
+// parseSet reads a JWK set, each key by parse. Those that are for another use are left
+// out, also strictly.
+func parseSet(data []byte, strict bool, parse func(raw []byte) (*Key, error)) (*Set, error) {
 	if len(data) > maxKeySet {
 		return nil, fmt.Errorf("key set of more than %d bytes", maxKeySet)
 	}
@@ -89,7 +103,10 @@ func ParseKeys(data []byte, algs []string, strict bool) (*Set, error) {
 	s := &Set{byID: make(map[string]*Key)}
 	taken := make(map[string]bool)
 	for i, raw := range doc.Keys {
-		k, err := parseKey(raw, algs)
+		k, err := parse(raw)
+		if errors.Is(err, errOther) {
+			continue
+		}
 		if err == nil && k.id != "" && taken[k.id] {
 			delete(s.byID, k.id)
 			s.keys = slices.DeleteFunc(s.keys, func(o *Key) bool { return o.id == k.id })
@@ -113,7 +130,7 @@ func ParseKeys(data []byte, algs []string, strict bool) (*Set, error) {
 	return s, nil
 }
 
-func parseKey(raw []byte, algs []string) (*Key, error) {
+func parseKeyFor(raw []byte, purpose string, algs []string) (*Key, error) {
 	var use jwkUse
 	if err := strictjson.DecodeKnown(raw, &use); err != nil {
 		return nil, err
@@ -123,7 +140,7 @@ func parseKey(raw []byte, algs []string) (*Key, error) {
 		return nil, errors.New("a symmetric key cannot tell who signed")
 	case use.D != "":
 		return nil, errors.New("a private key where a public one belongs")
-	case use.Use != "" && use.Use != "sig":
+	case use.Use != "" && use.Use != purpose:
 		return nil, fmt.Errorf("its use is %q", use.Use)
 	case use.KeyOps != nil && !slices.Contains(use.KeyOps, "verify"):
 		return nil, errors.New("its key_ops do not include verify")

@@ -30,15 +30,14 @@ func Probe(ctx context.Context, cfg Config, client *http.Client) (issuers, clien
 	}
 	for id, keys := range cfg.Clients {
 		if keys.JWKSURI != "" {
-			probe(clients, id, &source{jwksURI: keys.JWKSURI, algs: broker.ClientAlgorithms, client: client})
+			probe(clients, id, &source{jwksURI: keys.JWKSURI, algs: broker.ClientAlgorithms, kind: keys.Kind, client: client})
+		}
+	}
+	for id, keys := range cfg.Certificates {
+		if keys.JWKSURI != "" {
+			probe(clients, id, &source{jwksURI: keys.JWKSURI, kind: keys.Kind, client: client})
 		}
 	}
 	wait.Wait()
 	return issuers, clients
-}
-
-// ParseClientKeys reads the JWK set of a client that authenticates by assertion,
-// strictly.
-func ParseClientKeys(jwks []byte) (*Set, error) {
-	return ParseKeys(jwks, broker.ClientAlgorithms, true)
 }

@@ -37,6 +37,7 @@ type source struct {
 	issuer  string // for discovery: OpenID Connect, else RFC 8414
 	jwksURI string // known without discovery
 	algs    []string
+	kind    KeyKind
 	client  *http.Client
 	now     func() time.Time
 
@@ -172,8 +173,11 @@ func (s *source) fetch(ctx context.Context) (set *Set, digest [32]byte, fresh ti
 	if err != nil {
 		return nil, digest, 0, err
 	}
-	if set, err = ParseKeys(data, s.algs, false); err != nil {
+	if set, err = parseKind(data, s.kind, s.algs, false); err != nil {
 		err = fmt.Errorf("%s: %w", uri, err)
+	}
+	if s.kind == JWTBundle || s.kind == X509Bundle {
+		fresh = refreshed(data, fresh)
 	}
 	return set, sha256.Sum256(data), fresh, err
 }
@@ -235,7 +239,7 @@ func get(ctx context.Context, client *http.Client, address string, most int64) (
 	if err != nil {
 		return nil, 0, fmt.Errorf("fetch %s: %w", address, err)
 	}
-	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Accept", "application/json, application/jwk-set+json") // of the latter alone Kubernetes has its keys
 	resp, err := client.Do(req)
 	if err != nil {
 		return nil, 0, fmt.Errorf("fetch: %w", err)
@@ -252,6 +256,18 @@ func get(ctx context.Context, client *http.Client, address string, most int64) (
 		return nil, 0, fmt.Errorf("fetch %s: more than %d bytes", address, most)
 	}
 	return data, freshness(resp.Header.Get("Cache-Control")), nil
+}
+
+// refreshed is how long a bundle is fresh: no longer than it says itself (SPIFFE Trust
+// Domain and Bundle section 4.1.2).
+func refreshed(data []byte, fresh time.Duration) time.Duration {
+	var doc struct {
+		Hint int `json:"spiffe_refresh_hint"`
+	}
+	if err := strictjson.DecodeKnown(data, &doc); err != nil || doc.Hint <= 0 {
+		return fresh
+	}
+	return max(min(fresh, time.Duration(min(doc.Hint, 86400))*time.Second), minRefresh)
 }
 
 func freshness(control string) time.Duration {

@@ -58,6 +58,9 @@ func (s *Service) Sign(_ context.Context, c *broker.Claims) (secret.String, erro
 	if len(c.Details) > 0 {
 		b = append(append(b, `,"authorization_details":`...), c.Details...)
 	}
+	if c.Certificate != "" { // RFC 8705 section 3.1
+		b = append(append(append(b, `,"cnf":{"x5t#S256":"`...), c.Certificate...), `"}`...)
+	}
 	b, err := appendStint(append(b, `,"stint":`...), &c.Stint)
 	if err != nil {
 		return secret.String{}, fmt.Errorf("encode claims: %w", err)

@@ -94,8 +94,11 @@ type Config struct {
 	Issuers []Issuer
 	// IssuerKeys are keys of issuers that have a JWKSFile, by issuer.
 	IssuerKeys map[string][]byte
-	// Clients are the keys of clients that authenticate by assertion.
+	// Clients are the keys of clients that authenticate by assertion, by what the
+	// claim sub names them: the client's id, or its SPIFFE ID.
 	Clients map[string]ClientKeys
+	// Certificates are what the certificates of clients are verified by, by client id.
+	Certificates map[string]ClientKeys
 	// Skew is how far the clocks of others may be off.
 	Skew time.Duration
 	// CacheSize is how many verified tokens are remembered; 0: none.
@@ -103,10 +106,13 @@ type Config struct {
 	Now       func() time.Time
 }
 
-// ClientKeys are the public keys of a client: a JWK set, or where to fetch one.
+// ClientKeys are the public keys of a client: a JWK set, or where to fetch one; or
+// certificates of authorities, in PEM.
 type ClientKeys struct {
-	JWKS    []byte
-	JWKSURI string
+	JWKS        []byte
+	JWKSURI     string
+	Kind        KeyKind
+	Authorities []byte
 }
 
 // Service verifies and signs tokens. It is the broker's Tokens.
@@ -115,7 +121,9 @@ type Service struct {
 	ring    *Ring
 	issuers map[string]*issuer
 	clients map[string]*source
-	cache   *cache
+	// certificates are where those of clients are verified by.
+	certificates map[string]*source
+	cache        *cache
 }
 
 // issuer is a trusted issuer with its keys.
@@ -134,7 +142,7 @@ func New(cfg Config, ring *Ring, client *http.Client) (*Service, error) {
 	if cfg.Self == "" || cfg.Now == nil || ring == nil || client == nil || cfg.Skew < 0 || cfg.CacheSize < 0 {
 		return nil, errors.New("tokens: an issuer identifier, a clock, keys and an HTTP client are needed")
 	}
-	s := &Service{cfg: cfg, ring: ring, issuers: make(map[string]*issuer), clients: make(map[string]*source), cache: newCache(cfg.CacheSize)}
+	s := &Service{cfg: cfg, ring: ring, issuers: make(map[string]*issuer), clients: make(map[string]*source), certificates: make(map[string]*source), cache: newCache(cfg.CacheSize)}
 	for i := range cfg.Issuers {
 		in := &cfg.Issuers[i]
 		uses, err := in.uses()
@@ -153,16 +161,16 @@ func New(cfg Config, ring *Ring, client *http.Client) (*Service, error) {
 		}
 		s.issuers[in.ID] = out
 	}
-	for id, keys := range cfg.Clients {
-		if keys.JWKSURI != "" {
-			s.clients[id] = &source{jwksURI: keys.JWKSURI, algs: broker.ClientAlgorithms, client: client, now: cfg.Now}
-			continue
+	for _, part := range []struct {
+		in  map[string]ClientKeys
+		out map[string]*source
+	}{{cfg.Clients, s.clients}, {cfg.Certificates, s.certificates}} {
+		for id, keys := range part.in {
+			var err error
+			if part.out[id], err = keys.source(client, cfg.Now); err != nil {
+				return nil, fmt.Errorf("client %s: %w", id, err)
+			}
 		}
-		set, err := ParseClientKeys(keys.JWKS)
-		if err != nil {
-			return nil, fmt.Errorf("client %s: %w", id, err)
-		}
-		s.clients[id] = fixed(set)
 	}
 	return s, nil
 }
@@ -268,6 +276,9 @@ func (s *Service) verifyOurs(ctx context.Context, t *jws, p *payload) (state uin
 	if t.typ != "at+jwt" || p.Stint == nil || p.ID == "" || p.ClientID == "" || p.Subject == "" || len(p.Audience) != 1 {
 		return 0, errors.New("a token of ours of another kind")
 	}
+	if p.bound && p.Certificate == "" {
+		return 0, errors.New("a token of ours that is bound to something else than a certificate")
+	}
 	p.Ours, p.Use, p.Type, p.KeyID = true, broker.AccessToken, t.typ, t.kid
 	return state, nil
 }
@@ -288,7 +299,7 @@ func (i *issuer) verify(ctx context.Context, t *jws, p *payload) (state uint64, 
 	if err := t.verify(k); err != nil {
 		return 0, err
 	}
-	p.Use, p.Type, p.Stint, p.Details = use, t.typ, nil, nil
+	p.Use, p.Type, p.Stint, p.Details, p.Certificate = use, t.typ, nil, nil, ""
 	if p.idClaims && use != broker.IDToken {
 		return 0, errors.New("an ID token in the place of another")
 	}
@@ -318,7 +329,7 @@ func (s *Service) Assertion(ctx context.Context, clientID string, raw secret.Str
 	if err != nil {
 		return nil, refuse("%w", err)
 	}
-	p, err := parsePayload(t.payload, func(string) (names, error) { return standard, nil })
+	p, err := parseAssertion(t.payload)
 	if err != nil {
 		return nil, refuse("%w", err)
 	}
@@ -328,6 +339,12 @@ func (s *Service) Assertion(ctx context.Context, clientID string, raw secret.Str
 	keys := s.clients[clientID]
 	if keys == nil {
 		return nil, refuse("client %q has no keys", printable(clientID))
+	}
+	if t.kid == "" && keys.kind == JWTBundle {
+		return nil, refuse("an SVID without the id of a key")
+	}
+	if p.Issuer == "" && keys.kind != JWTBundle { // RFC 7523 section 3
+		return nil, refuse("no claim iss")
 	}
 	k, _, err := keys.find(ctx, t.joseHeader)
 	if err != nil {
@@ -352,7 +369,7 @@ func (s *Service) Assertion(ctx context.Context, clientID string, raw secret.Str
 	if p.Subject != clientID {
 		return nil, refuse("it is of %q, not of client %s", printable(p.Subject), clientID)
 	}
-	p.Type, p.Ours, p.Stint = t.typ, false, nil
+	p.Type, p.Ours, p.Stint, p.Certificate = t.typ, false, nil, ""
 	return &p.Token, nil
 }
 
