@@ -200,8 +200,10 @@ func TestWhatGitHubRefuses(t *testing.T) {
 	if err := ask(h.of(t, p, map[string]any{"issues": "read"}, "web")); err == nil {
 		t.Error("an answer without a token is taken")
 	}
-	o, err := p.Revoke(t.Context(), broker.RevokeLease{Lease: strings.Repeat("a", 24), Expires: time.Now().Add(time.Hour)})
-	if err != nil || o.State != broker.UnknownUntil || o.Until.IsZero() {
+	// Asked was for five minutes, and what GitHub may have made lives for its own hour.
+	asked := time.Now().Add(5 * time.Minute)
+	o, err := p.Revoke(t.Context(), broker.RevokeLease{Lease: strings.Repeat("a", 24), Expires: asked})
+	if err != nil || o.State != broker.UnknownUntil || o.Until.Before(asked.Add(time.Hour)) {
 		t.Errorf("%+v, %v", o, err)
 	}
 }

@@ -13,11 +13,12 @@ import (
 )
 
 // Revoke implements [broker.Provider]. Without the token there is no way to end it: what
-// GitHub made when its answer was lost lives until it ends by itself.
+// GitHub made when its answer was lost lives until it ends by itself, which is not when
+// its lease does: GitHub's time is fixed, and begins at the latest when the lease ends.
 func (p *provider) Revoke(ctx context.Context, r broker.RevokeLease) (broker.Outcome, error) {
 	if len(r.Handle) == 0 {
 		return broker.Outcome{
-			State: broker.UnknownUntil, Until: r.Expires, Note: "GitHub lists no tokens: if it made one, nobody has it",
+			State: broker.UnknownUntil, Until: r.Expires.Add(p.about.MaxLifetime), Note: "GitHub lists no tokens: if it made one, nobody has it",
 		}, nil
 	}
 	var h handle
