@@ -174,13 +174,17 @@ func TestAttackHandshakes(t *testing.T) {
 	if works([][]byte{leaf.Raw, large.Raw}) {
 		t.Error("25 KB of certificates are looked at")
 	}
-	tickets := tls.NewLRUClientSessionCache(4)
-	for range 2 {
-		_, state, err := w.served(func(c *tls.Config) { c.ClientSessionCache = tickets })
-		if err != nil || state.DidResume {
-			t.Errorf("taken up again: %t, %v", state.DidResume, err)
+	cfg.ClientSessionCache = tls.NewLRUClientSessionCache(4)
+	for range 2 { // a ticket comes with the first answer
+		conn := must(tls.Dial("tcp", w.public, cfg))(t)
+		_, _ = conn.Write([]byte("GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+		_, _ = conn.Read(make([]byte, 64))
+		if conn.ConnectionState().DidResume {
+			t.Error("a session is taken up again")
 		}
+		_ = conn.Close()
 	}
+	cfg.ClientSessionCache = nil
 	own.PrivateKey = w.pinned.key // the certificate of one, the key of another
 	if works([][]byte{leaf.Raw}) {
 		t.Error("a certificate counts without its key")
@@ -228,7 +232,12 @@ func newTrustDomain(t testing.TB) *trustDomain {
 // svid signs a JWT-SVID.
 func (d *trustDomain) svid(t testing.TB, kid string, claims map[string]any) string {
 	t.Helper()
-	signer := must(jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: jose.JSONWebKey{Key: d.key, KeyID: kid}}, (&jose.SignerOptions{}).WithType("JWT")))(t)
+	return d.typed(t, "JWT", kid, claims)
+}
+
+func (d *trustDomain) typed(t testing.TB, typ jose.ContentType, kid string, claims map[string]any) string {
+	t.Helper()
+	signer := must(jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: jose.JSONWebKey{Key: d.key, KeyID: kid}}, (&jose.SignerOptions{}).WithType(typ)))(t)
 	return must(jwt.Signed(signer).Claims(claims).Serialize())(t)
 }
 
@@ -293,6 +302,7 @@ func TestAttackSVIDs(t *testing.T) {
 		"for a day":                      {"svid", svidType, svid(map[string]any{"exp": "+24h"}), "valid for more than"},
 		"without a key's id":             {"svid", svidType, d.svid(t, "", claims(nil)), "without the id of a key"},
 		"of another key's id":            {"svid", svidType, d.svid(t, "k2", claims(nil)), "has no key"},
+		"of another type":                {"svid", svidType, d.typed(t, "at+jwt", "k1", claims(nil)), "of type"},
 		"signed by a stranger":           {"svid", svidType, stranger.svid(t, "k1", claims(nil)), "does not verify"},
 		"as an assertion of RFC 7523":    {"svid", assertionType, good, "no client svid that authenticates by private_key_jwt"},
 		"as one, by nothing but it":      {"", assertionType, good, "authenticates by private_key_jwt"},
