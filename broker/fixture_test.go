@@ -319,6 +319,7 @@ type upstream struct {
 	noExpiry bool
 	mangle   bool          // Render writes something else
 	rigid    bool          // nothing can be renewed
+	unlisted bool          // what it made cannot be listed
 	fixed    time.Duration // how long what it makes lives, whatever is asked
 	claims   func(string) bool
 	outlives bool
@@ -352,6 +353,9 @@ func (u *upstream) Describe() broker.Description {
 		Links: u.link != nil, Link: u.link,
 	}
 	d.Modes = u.modes
+	if u.unlisted {
+		d.Sweep = nil
+	}
 	if u.fixed > 0 {
 		d.MaxLifetime, d.Revokes = u.fixed, "token"
 	}

@@ -133,9 +133,9 @@ func (b *Broker) settle(ctx context.Context, l *Lease, o Outcome, failure error)
 		l.State = Closed // by an attempt before the deadline
 	case failure == nil && o.State.Final():
 		l.State, l.Outcome, l.Until, l.Note = Closed, o.State, o.Until, o.Note
-	case failure != nil && !minting && now.After(l.Expires.Add(b.cfg.Skew)) && !b.endsByHand(l):
+	case failure != nil && !minting && now.After(b.latest(l).Add(b.cfg.Skew)) && !b.endsByHand(l):
 		// What cannot be asked about has run out by its own terms.
-		l.State, l.Outcome, l.Until, l.Note = Closed, UnknownUntil, l.Expires, "not confirmed before it ran out"
+		l.State, l.Outcome, l.Until, l.Note = Closed, UnknownUntil, b.latest(l), "not confirmed before it ran out"
 	case failure == nil && o.State == Stuck:
 		l.Outcome, l.Note, l.Next = o.State, o.Note, now.Add(wait)
 	case failure == nil:
@@ -156,6 +156,17 @@ func (b *Broker) settle(ctx context.Context, l *Lease, o Outcome, failure error)
 		b.complain(ctx, "record the outcome of a lease", err)
 	}
 	return ignore(b.ledger.Update(ctx, l), ErrConflict)
+}
+
+// latest is when a credential ends by itself, at the latest: of an upstream that fixes how
+// long it lives, an answer that was never heard may have made one that outlives its lease.
+func (b *Broker) latest(l *Lease) time.Time {
+	if p := b.reg.Providers[l.Provider]; p != nil {
+		if d := p.Describe(); d.endsEarly() {
+			return l.Expires.Add(d.MaxLifetime)
+		}
+	}
+	return l.Expires
 }
 
 // endsByHand reports whether what a lease minted stays until somebody removes it,

@@ -627,6 +627,38 @@ func TestALeaseIsShorterThanItsCredential(t *testing.T) {
 	}
 }
 
+// What may have been made by an answer that nobody heard is ended for as long as it may
+// live upstream, not for as long as was asked.
+func TestWhatWasNotHeardOfIsEndedForAsLongAsItMayLive(t *testing.T) {
+	w := newWorld(t)
+	w.upstream.fixed, w.upstream.unlisted = time.Hour, true
+	w.upstream.mintErr, w.upstream.revErr = errors.New("no answer"), errors.New("down")
+	first, _ := w.must(nil)
+	got, err := w.exchange(w.vend(first.Token, nil))
+	if err == nil {
+		t.Fatalf("handed out %+v", got)
+	}
+	id := w.record.last(t, audit.KindExchange).Lease.ID
+	w.run(w.b)
+	for range 5 { // far beyond what was asked
+		w.clock.move(6 * time.Minute)
+		before := w.upstream.tries()
+		eventually(t, "it is tried again", func() bool { return w.upstream.tries() > before })
+	}
+	if l := w.lease(id); l.State == broker.Closed {
+		t.Fatalf("it is let be: %s until %s", l.Outcome, l.Until)
+	}
+	for range 6 { // beyond what it can live
+		w.clock.move(6 * time.Minute)
+		time.Sleep(20 * time.Millisecond)
+	}
+	eventually(t, "it has run out", func() bool {
+		w.clock.move(time.Minute)
+		l := w.lease(id)
+		return l.State == broker.Closed && l.Outcome == broker.UnknownUntil && !l.Until.Before(l.Created.Add(time.Hour))
+	})
+}
+
 func TestAProviderClaimsURIsOfItsOwn(t *testing.T) {
 	w := newWorld(t)
 	ask := func() error {
