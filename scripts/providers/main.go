@@ -134,6 +134,14 @@ func (r result) violations() string {
 	return strconv.Itoa(r.Violations)
 }
 
+// caught is how many over-granting upstreams were found out, where any was tried.
+func (r result) caught() string {
+	if r.Overgrants == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%d of %d", r.Caught, r.Overgrants)
+}
+
 func orDash(s string) string {
 	if s == "" {
 		return "-"
@@ -150,8 +158,8 @@ func table(all []result) string {
 		if err != nil {
 			continue // of a kind that is gone
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | %s | %s | %d of %d |\n",
-			r.name(), r.Class, lives(d), r.outcomes(), r.Upstream, orDash(r.Oracle), r.violations(), r.Caught, r.Overgrants)
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | %s | %s | %s |\n",
+			r.name(), r.Class, lives(d), r.outcomes(), r.Upstream, orDash(r.Oracle), r.violations(), r.caught())
 	}
 	return b.String()
 }
